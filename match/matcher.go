@@ -1,0 +1,269 @@
+package match
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/carillon-fhir/carillon/match/fhir"
+	"github.com/carillon-fhir/carillon/match/fhir/json"
+	"github.com/carillon-fhir/carillon/match/fhir/record"
+	"github.com/carillon-fhir/carillon/match/index"
+	"github.com/carillon-fhir/carillon/match/search"
+)
+
+// readAhead is how many changes are asked for at a time. Their bodies stay in memory until all
+// of them are evaluated.
+const readAhead = 64
+
+// matcher evaluates a partition's events one after the other. It owns the memory that they
+// are parsed into.
+type matcher struct {
+	r        *Runner
+	tree     *json.Tree
+	resource *search.Resource
+	envelope search.Envelope
+	hits     []index.Hit
+
+	// State of the evaluation under way.
+	began  time.Time
+	asked  int
+	failed map[*search.Criteria]error
+}
+
+func newMatcher(r *Runner) *matcher {
+	m := &matcher{r: r}
+	m.fresh()
+	return m
+}
+
+// fresh gives the matcher new memory.
+func (m *matcher) fresh() {
+	m.tree = &json.Tree{}
+	m.resource = search.NewResource(m.r.Definitions, m.tree)
+}
+
+// run evaluates the events after a place and adds what they meet to the collector, until
+// something goes wrong or ctx ends. Of the event that a cut names, only what comes after the
+// cut is added.
+func (m *matcher) run(ctx context.Context, from record.Sequence, cut *record.Cut, c *collector) error {
+	buf := make([]record.Change, 0, readAhead)
+	for {
+		changes, through, err := m.r.Events.Next(ctx, m.r.Partition, from, buf)
+		if err != nil {
+			return fmt.Errorf("read events of %s after %d: %w", m.r.Partition, from, err)
+		}
+		for i := range changes {
+			change := &changes[i]
+			hits, err := m.event(ctx, change)
+			if err != nil {
+				return err
+			}
+			if cut != nil && cut.Event == change.Sequence {
+				hits = after(hits, cut.After)
+			}
+			if err := c.add(ctx, change, hits); err != nil {
+				return err
+			}
+		}
+		clear(changes) // lets the bodies go
+		c.pass(through)
+		from = max(from, through)
+	}
+}
+
+// after leaves out the hits that a cut block holds already.
+func after(hits []index.Hit, id fhir.ID) []index.Hit {
+	i := slices.IndexFunc(hits, func(h index.Hit) bool { return h.ID > id })
+	if i < 0 {
+		return nil
+	}
+	return hits[i:]
+}
+
+// event finds what a change meets. Where it cannot be found out the event is set aside, and
+// meets what could be found out; an error means that neither was possible now.
+func (m *matcher) event(ctx context.Context, c *record.Change) ([]index.Hit, error) {
+	if c.Interaction == fhir.Unchanged {
+		return nil, nil
+	}
+	body, err := m.body(ctx, c)
+	if errors.Is(err, ErrGone) {
+		return nil, m.setAside(ctx, c, "the state before the delete is gone")
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := m.parse(c, body); err != nil {
+		return nil, m.setAside(ctx, c, "the resource cannot be read: "+err.Error())
+	}
+	began := time.Now()
+	hits, reason := m.evaluate(c)
+	if m.r.Observer.Matched != nil {
+		m.r.Observer.Matched(len(hits), time.Since(began))
+	}
+	if reason != "" {
+		err = m.setAside(ctx, c, reason)
+	}
+	return hits, err
+}
+
+// body is the state that criteria are asked about: the one after a create or update. A delete
+// leaves none, so it is the one before. Of a resource that was never seen (a change feed may
+// delete one) the type and the id are known, and criteria that ask for no more are met.
+func (m *matcher) body(ctx context.Context, c *record.Change) ([]byte, error) {
+	switch {
+	case c.Interaction != fhir.Delete:
+		return c.Body, nil
+	case c.Previous == 0:
+		return fmt.Appendf(nil, `{"resourceType":%q,"id":%q}`, c.Key.Type, c.Key.ID), nil
+	}
+	body, err := m.r.Bodies.Body(ctx, c.Previous)
+	if err != nil {
+		return nil, fmt.Errorf("read %s before its delete at %d: %w", c.Key, c.Sequence, err)
+	}
+	return body, nil
+}
+
+// parse makes the body the matcher's resource. Its size was the gate's business when it was
+// accepted; a limit that was changed since must not make it unreadable.
+func (m *matcher) parse(c *record.Change, body []byte) error {
+	if err := m.tree.Parse(body, json.Limits{Bytes: max(1, len(body))}); err != nil {
+		return err
+	}
+	// The log's time is the version's lastUpdated, but for a change feed that brings its own.
+	updated := c.Time
+	if c.Feed && m.tree.Get(m.tree.Get(m.tree.Root(), "meta"), "lastUpdated") != 0 {
+		updated = time.Time{}
+	}
+	m.envelope = search.Envelope{ID: string(c.Key.ID), LastUpdated: updated}
+	m.reset()
+	return nil
+}
+
+// reset makes the resource forget the values that were read from it. After a panic it may hold
+// half of them.
+func (m *matcher) reset() { m.resource.Reset(m.tree, m.envelope) }
+
+// evaluate asks the index. A criteria that panics must not take the event from the others, and
+// a pause of the machine must not be blamed on the event; so after a fault everything is asked
+// once more, each criteria for itself. reason says what is wrong if that fails too.
+func (m *matcher) evaluate(c *record.Change) (hits []index.Hit, reason string) {
+	hits, fault := m.ask(c, m.check)
+	if fault == nil {
+		return hits, ""
+	}
+	m.r.Log.Error("evaluation failed, trying each criteria alone", "partition", m.r.Partition, "event", c.Sequence, "err", fault)
+	m.failed = map[*search.Criteria]error{}
+	defer func() { m.failed = nil }()
+	hits, fault = m.ask(c, m.checkAlone)
+	if fault != nil {
+		return nil, fault.Error()
+	}
+	if len(m.failed) == 0 {
+		return hits, ""
+	}
+	hits = slices.Clone(hits) // blame asks again, into the same memory
+	return hits, m.blame(c)
+}
+
+// blame says which Subscriptions could not be asked.
+func (m *matcher) blame(c *record.Change) string {
+	var cause error
+	for _, err := range m.failed {
+		cause = err
+		break
+	}
+	failed := func(criteria *search.Criteria, _ *search.Resource) bool { return m.failed[criteria] != nil }
+	var ids []string
+	hits, fault := m.ask(c, failed)
+	for _, h := range hits {
+		ids = append(ids, string(h.ID))
+	}
+	if fault != nil {
+		return cause.Error()
+	}
+	if len(ids) > 10 {
+		ids = append(ids[:10], fmt.Sprintf("and %d more", len(ids)-10))
+	}
+	return fmt.Sprintf("%s; not asked: Subscription %s", cause, strings.Join(ids, ", "))
+}
+
+// ask finds what an event meets, and turns a panic into a fault.
+func (m *matcher) ask(c *record.Change, verify index.Verify) (hits []index.Hit, fault error) {
+	defer func() {
+		if p := recover(); p != nil {
+			hits, fault = nil, m.fault(p)
+			m.reset()
+		}
+	}()
+	m.began, m.asked = time.Now(), 0
+	m.hits = m.r.Index.Match(c.Sequence, c.Time, c.Interaction, m.resource, verify, m.hits[:0])
+	return m.hits, nil
+}
+
+// errBudget is what check panics with: there is no other way out of the index, nor should
+// there be one on its way to its ordinary answers.
+var errBudget = errors.New("the evaluation exceeded its time")
+
+// check asks a criteria, while the budget lasts.
+func (m *matcher) check(c *search.Criteria, r *search.Resource) bool {
+	const often = 16 // reading the clock costs as much as a criteria
+	if m.asked++; m.asked%often == 0 && time.Since(m.began) > m.budget() {
+		panic(errBudget)
+	}
+	return c.Match(r)
+}
+
+// checkAlone asks a criteria and notes a panic of its own.
+func (m *matcher) checkAlone(c *search.Criteria, r *search.Resource) (met bool) {
+	defer func() {
+		switch p := recover(); p {
+		case nil:
+		case errBudget:
+			panic(p)
+		default:
+			met, m.failed[c] = false, m.fault(p)
+			m.reset()
+		}
+	}()
+	return m.check(c, r)
+}
+
+func (m *matcher) budget() time.Duration {
+	if m.r.Budget > 0 {
+		return m.r.Budget
+	}
+	return 10 * time.Second
+}
+
+// fault makes an error of a panic. Only the runtime's own texts are repeated: any other value
+// might hold something of the resource.
+func (m *matcher) fault(p any) error {
+	if p == errBudget {
+		return fmt.Errorf("%w of %s", errBudget, m.budget())
+	}
+	m.r.Log.Error("evaluation panicked", "partition", m.r.Partition, "stack", string(debug.Stack()))
+	if err, ok := p.(runtime.Error); ok {
+		return fmt.Errorf("the evaluation panicked: %s", err)
+	}
+	return fmt.Errorf("the evaluation panicked with a %T", p)
+}
+
+// setAside keeps an event that could not be evaluated, before the chain passes it.
+func (m *matcher) setAside(ctx context.Context, c *record.Change, reason string) error {
+	if err := m.r.Dead.SetAside(ctx, c.Event, reason); err != nil {
+		return fmt.Errorf("set event %d aside: %w", c.Sequence, err)
+	}
+	m.r.Log.Error("event set aside", "partition", m.r.Partition, "event", c.Sequence, "resource", c.Key.String(), "reason", reason)
+	if m.r.Observer.SetAside != nil {
+		m.r.Observer.SetAside()
+	}
+	m.fresh() // whatever state the evaluation left behind
+	return nil
+}

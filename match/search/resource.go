@@ -1,0 +1,87 @@
+package search
+
+import (
+	"math"
+	"time"
+
+	"github.com/carillon-fhir/carillon/match/fhir/json"
+)
+
+// Envelope is what the server knows of a resource beside its body: bodies are kept as they
+// came, and one that was created without an id does not hold it.
+type Envelope struct {
+	ID          string    // logical id; empty: the body's own
+	LastUpdated time.Time // time of the version; zero: the body's own meta.lastUpdated
+}
+
+// Resource is a parsed resource together with the values that criteria have asked for so far.
+// Each parameter is read at most once for a resource, by the first criteria that needs it.
+// A Resource is used by one goroutine at a time; Criteria are shared.
+type Resource struct {
+	definitions *Definitions
+	tree        *json.Tree
+	envelope    Envelope
+	typ         *typeDef // nil: a type that the version does not have
+	name        string
+
+	epoch uint32 // tells slots of this resource from those of earlier ones
+	slots []slot
+
+	// Arenas of the values, one for each kind.
+	tokens     []token
+	texts      []text
+	folded     []byte
+	references []reference
+	spans      []span
+	amounts    []amount
+	uris       []uri
+	hashes     []uint64
+	scratch    []byte
+
+	reading *slot  // the slot being filled
+	param   *param // and its parameter
+}
+
+// NewResource prepares a tree for matching. The tree must stay as it is until Reset.
+func NewResource(d *Definitions, t *json.Tree) *Resource {
+	r := &Resource{definitions: d}
+	r.Reset(t, Envelope{})
+	return r
+}
+
+// Reset gives r another tree and what is known beside it; its memory is used again. What
+// Tokens returned before is void.
+func (r *Resource) Reset(t *json.Tree, e Envelope) {
+	r.tree, r.envelope = t, e
+	r.tokens, r.texts, r.folded = r.tokens[:0], r.texts[:0], r.folded[:0]
+	r.references, r.spans, r.amounts = r.references[:0], r.spans[:0], r.amounts[:0]
+	r.uris, r.hashes = r.uris[:0], r.hashes[:0]
+	if r.epoch == math.MaxUint32 {
+		clear(r.slots)
+		r.epoch = 0
+	}
+	r.epoch++
+	name := t.Text(t.Find(t.Root(), nameTypeName))
+	if r.typ = r.definitions.types[string(name)]; r.typ == nil {
+		r.name = string(name)
+		return
+	}
+	r.name = r.typ.name
+	if len(r.slots) < r.typ.count {
+		r.slots = make([]slot, max(64, 2*r.typ.count))
+	}
+}
+
+// Type is the resource's type, as its body says.
+func (r *Resource) Type() string { return r.name }
+
+// ID is the resource's logical id: the envelope's, else the body's; empty if neither has one.
+func (r *Resource) ID() string {
+	if r.envelope.ID != "" {
+		return r.envelope.ID
+	}
+	return r.tree.Str(r.tree.Find(r.tree.Root(), nameID))
+}
+
+// Tree is the resource's body.
+func (r *Resource) Tree() *json.Tree { return r.tree }
