@@ -1,0 +1,278 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/carillon-fhir/carillon/match/fhir/record"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
+)
+
+const (
+	// followBatch is how many messages Follow hands over at once at most.
+	followBatch = 1024
+	// followBeat is how often the engine shows a silent reader that it is still served. Two
+	// missing beats make the reader start its consumer anew.
+	followBeat = 5 * time.Second
+	// followIdle removes a consumer whose reader has gone without a word.
+	followIdle = 30 * time.Second
+)
+
+// Follow calls fn with the messages of a stream from a sequence on, in order, each exactly once,
+// as many as are at hand (at most 1,024), and a lone one at once. It blocks until ctx ends (nil)
+// or fn fails (its error), over restarts of the server too. filters are stored subjects, with
+// wildcards; none means all.
+//
+// Where the stream takes atomic batches nothing is handed over before it is synced; such a
+// stream must have been sealed (ErrNotSealed). ErrGap means that the stream begins after from,
+// or ends before from-1: what the reader has is not this log's.
+func (s *Server) Follow(ctx context.Context, stream string, from record.Sequence, filters []string, fn func([]Message) error) error {
+	f := &follower{s: s, stream: stream, next: max(from, 1), filters: filters, fn: fn}
+	pause := 10 * time.Millisecond
+	for {
+		before := f.next
+		err := f.run(ctx)
+		switch {
+		case errors.Is(err, errFollowAgain) && ctx.Err() != nil:
+			return nil
+		case errors.Is(err, errFollowAgain):
+			s.log.Debug("reader starts its consumer anew", "stream", stream, "sequence", f.next, "err", err)
+		default:
+			return err
+		}
+		if f.next != before {
+			pause = 10 * time.Millisecond
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return nil
+		}
+		pause = min(2*pause, time.Second)
+	}
+}
+
+// errFollowAgain: the consumer was lost; a new one goes on where it stopped.
+var errFollowAgain = errors.New("consumer lost")
+
+// follower reads a stream through one push consumer after another. Push costs the least per
+// message; the engine's flow control bounds what is on its way.
+type follower struct {
+	s       *Server
+	stream  string
+	next    record.Sequence // first sequence not handed over yet
+	filters []string
+	fn      func([]Message) error
+	inbox   inbox
+}
+
+// inbox takes what the consumer pushes. The engine's flow control, which the follower answers
+// when it has worked off what came before, bounds it to 32 MiB.
+type inbox struct {
+	mu   sync.Mutex
+	msgs []*nats.Msg
+	wake chan struct{}
+}
+
+func (b *inbox) put(m *nats.Msg) {
+	b.mu.Lock()
+	b.msgs = append(b.msgs, m)
+	b.mu.Unlock()
+	select {
+	case b.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (b *inbox) take() []*nats.Msg {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	msgs := b.msgs
+	b.msgs = nil
+	return msgs
+}
+
+// run follows through one consumer until that is lost.
+func (f *follower) run(ctx context.Context) error {
+	ctx, cancel := f.s.feed.bound(ctx)
+	defer cancel()
+	synced, err := f.check(ctx)
+	if err != nil {
+		return f.again(err)
+	}
+	f.inbox = inbox{wake: make(chan struct{}, 1)}
+	stop, err := f.consume(ctx)
+	if err != nil {
+		return f.again(err)
+	}
+	defer stop()
+
+	beat := time.NewTimer(2*followBeat + followBeat/2)
+	defer beat.Stop()
+	var consumed uint64 // the consumer's own count: a hole in it is a lost message
+	for {
+		select {
+		case <-f.inbox.wake:
+		case <-beat.C:
+			return fmt.Errorf("%w: silent", errFollowAgain)
+		case <-ctx.Done(): // the caller's, or the connection's end
+			return fmt.Errorf("%w: %w", errFollowAgain, ctx.Err())
+		}
+		msgs := f.inbox.take()
+		for len(msgs) > 0 {
+			n := min(len(msgs), followBatch)
+			if consumed, err = f.handle(ctx, msgs[:n], consumed, synced); err != nil {
+				return err
+			}
+			msgs = msgs[n:]
+		}
+		beat.Reset(2*followBeat + followBeat/2)
+	}
+}
+
+// again says whether an error is worth another try: everything is that the log itself did not
+// answer.
+func (f *follower) again(err error) error {
+	if errors.Is(err, ErrGap) || errors.Is(err, ErrNotSealed) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", errFollowAgain, err)
+}
+
+// check compares where the reader stands with what the log holds, and tells whether the reader
+// has to wait for the sync of what it sees.
+func (f *follower) check(ctx context.Context) (synced bool, err error) {
+	st, err := f.s.js.Stream(ctx, f.stream)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return false, fmt.Errorf("follow %s: %w: there is no such stream", f.stream, ErrGap)
+	}
+	if err != nil {
+		return false, readError(err)
+	}
+	info := st.CachedInfo()
+	first, last := record.Sequence(info.State.FirstSeq), record.Sequence(info.State.LastSeq)
+	if f.next < first && first > 1 {
+		return false, fmt.Errorf("follow %s from %d: %w: it begins at %d", f.stream, f.next, ErrGap, first)
+	}
+	if f.next > last+1 {
+		return false, fmt.Errorf("follow %s from %d: %w: it ends at %d", f.stream, f.next, ErrGap, last)
+	}
+	synced = !info.Config.AllowAtomicPublish || f.s.cfg.Replicas > 1
+	if !synced && last > 0 && f.s.Durable(f.stream) == 0 {
+		return false, fmt.Errorf("follow %s: %w: call Seal after Declare", f.stream, ErrNotSealed)
+	}
+	return synced, nil
+}
+
+// consume makes a consumer that pushes from the next sequence on, and returns what ends it.
+func (f *follower) consume(ctx context.Context) (stop func(), err error) {
+	nc := f.s.feed.nc
+	deliver := nc.NewInbox()
+	sub, err := nc.Subscribe(deliver, f.inbox.put)
+	if err != nil {
+		return nil, err
+	}
+	if err := sub.SetPendingLimits(-1, -1); err != nil { // flow control is the limit
+		return nil, errors.Join(err, sub.Unsubscribe())
+	}
+	cfg := jetstream.ConsumerConfig{
+		Name: "follow-" + nuid.Next(), DeliverSubject: deliver,
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: uint64(f.next),
+		FilterSubjects: f.filters,
+		AckPolicy:      jetstream.AckNonePolicy, MaxDeliver: 1,
+		FlowControl: true, IdleHeartbeat: followBeat, InactiveThreshold: followIdle,
+		MemoryStorage: true, Replicas: 1,
+	}
+	if _, err := f.s.fjs.CreatePushConsumer(ctx, f.stream, cfg); err != nil {
+		return nil, errors.Join(readError(err), sub.Unsubscribe())
+	}
+	return func() {
+		sub.Unsubscribe()
+		// A consumer left behind ends by itself; this only spares the engine the wait.
+		nc.Publish("$JS.API.CONSUMER.DELETE."+f.stream+"."+cfg.Name, nil)
+	}, nil
+}
+
+// handle works off what was pushed: control messages are answered, the rest goes to fn in one
+// call, unless the consumer's count shows that something is missing.
+func (f *follower) handle(ctx context.Context, pushed []*nats.Msg, consumed uint64, synced bool) (uint64, error) {
+	batch := make([]Message, 0, len(pushed))
+	var replies []string
+	lost := false
+	for _, m := range pushed {
+		if m.Header.Get("Status") != "" && len(m.Data) == 0 {
+			replies = append(replies, flowReply(m))
+			continue
+		}
+		msg, count, err := parsePushed(f.stream, m)
+		if err != nil {
+			return consumed, fmt.Errorf("follow %s: %w", f.stream, err)
+		}
+		if count != consumed+1 {
+			lost = true
+			break
+		}
+		consumed = count
+		batch = append(batch, msg)
+	}
+	if err := f.deliver(ctx, batch, synced); err != nil {
+		return consumed, err
+	}
+	for _, r := range replies {
+		if r != "" {
+			f.s.feed.nc.Publish(r, nil) // a lost answer shows as silence
+		}
+	}
+	if lost {
+		return consumed, fmt.Errorf("%w: message missing after %d", errFollowAgain, f.next-1)
+	}
+	return consumed, nil
+}
+
+func (f *follower) deliver(ctx context.Context, batch []Message, synced bool) error {
+	if len(batch) == 0 {
+		return nil
+	}
+	last := batch[len(batch)-1].Sequence
+	if !synced {
+		if err := f.s.WaitDurable(ctx, f.stream, last); err != nil {
+			return fmt.Errorf("%w: %w", errFollowAgain, err)
+		}
+	}
+	if err := f.fn(batch); err != nil {
+		return err
+	}
+	f.next = last + 1
+	return nil
+}
+
+// flowReply is where a control message wants an answer, if anywhere.
+func flowReply(m *nats.Msg) string {
+	if m.Reply != "" {
+		return m.Reply
+	}
+	return m.Header.Get("Nats-Consumer-Stalled")
+}
+
+// parsePushed reads the message's place out of its reply subject,
+// $JS.ACK.{stream}.{consumer}.{deliveries}.{sequence}.{count}.{time}.{pending}.
+func parsePushed(stream string, m *nats.Msg) (Message, uint64, error) {
+	t := strings.Split(m.Reply, ".")
+	if len(t) != 9 || t[0] != "$JS" || t[1] != "ACK" {
+		return Message{}, 0, fmt.Errorf("message on %s without a place in the log", m.Subject)
+	}
+	seq, err1 := strconv.ParseUint(t[5], 10, 64)
+	count, err2 := strconv.ParseUint(t[6], 10, 64)
+	at, err3 := strconv.ParseInt(t[7], 10, 64)
+	if err := errors.Join(err1, err2, err3); err != nil {
+		return Message{}, 0, fmt.Errorf("message on %s: place in the log cannot be read: %w", m.Subject, err)
+	}
+	return Message{stream, m.Subject, record.Sequence(seq), time.Unix(0, at), m.Header, m.Data}, count, nil
+}

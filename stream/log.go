@@ -1,0 +1,77 @@
+package stream
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+)
+
+// levelEngine is the level at which the engine's debug lines appear: below Debug, since they
+// tell of every connection.
+const levelEngine = slog.LevelDebug - 4
+
+// engineLog carries the server's lines to slog. The server's trace lines would show payloads,
+// so they are never switched on.
+type engineLog struct {
+	log *slog.Logger
+
+	mu    sync.Mutex
+	fatal error         // first fatal line
+	died  chan struct{} // closed with fatal
+}
+
+func newEngineLog(log *slog.Logger) *engineLog {
+	return &engineLog{log: log, died: make(chan struct{})}
+}
+
+func (l *engineLog) line(level slog.Level, format string, v []any) {
+	if l.log.Enabled(context.Background(), level) {
+		l.log.Log(context.Background(), level, "nats server", "says", fmt.Sprintf(format, v...))
+	}
+}
+
+// Noticef is what the server says about its own start and stop.
+func (l *engineLog) Noticef(format string, v ...any) { l.line(slog.LevelDebug, format, v) }
+
+// Warnf drops the advice against large payloads, which a FHIR resource needs.
+func (l *engineLog) Warnf(format string, v ...any) {
+	if strings.HasPrefix(format, "Maximum payloads over") {
+		return
+	}
+	l.line(slog.LevelWarn, format, v)
+}
+
+// Errorf is a failure that the server lives with. What a client did wrong, such as a subject
+// that it may not use, calls for nobody: it is told about itself.
+func (l *engineLog) Errorf(format string, v ...any) {
+	if text := fmt.Sprintf(format, v...); strings.Contains(text, " - cid:") {
+		l.line(slog.LevelInfo, "%s", []any{text})
+		return
+	}
+	l.line(slog.LevelError, format, v)
+}
+
+// Fatalf keeps the reason for Start to return. The server's own logger would end the process.
+func (l *engineLog) Fatalf(format string, v ...any) {
+	l.line(slog.LevelError, format, v)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.fatal == nil {
+		l.fatal = fmt.Errorf(format, v...)
+		close(l.died)
+	}
+}
+
+// Debugf is the server's own debugging.
+func (l *engineLog) Debugf(format string, v ...any) { l.line(levelEngine, format, v) }
+
+// Tracef says nothing: protocol traces hold payloads.
+func (l *engineLog) Tracef(string, ...any) {}
+
+func (l *engineLog) err() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.fatal
+}

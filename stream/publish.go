@@ -1,0 +1,503 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/carillon-fhir/carillon/match/fhir/record"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nuid"
+)
+
+// Options of a Publisher.
+type Options struct {
+	// Wait is how long a write that the log cannot take now is tried again, and how long an
+	// answer may take; 0 is 10 s, which a change of leader needs.
+	Wait time.Duration
+	// MinFree refuses writes with ErrFull while the disk has fewer bytes free, so that ingest
+	// stops while there is still room to finish what was accepted. 0 leaves it to the engine.
+	MinFree uint64
+}
+
+// ErrDuplicate: a message of a transaction has an id that the log already knows, so the
+// transaction was not written. It, or one that shares the id, was written within two minutes.
+var ErrDuplicate = errors.New("message id of the transaction is in the log already")
+
+// batchFrom is the number of messages from which an atomic batch is faster than single
+// appends on one node, where each append costs a sync and a batch a few milliseconds whatever
+// its size. DESIGN.md has the measurement.
+const batchFrom = 16
+
+// Bounds of what waits in a Publisher. Callers beyond them wait their turn.
+const (
+	maxQueued      = 5 * maxBatch
+	maxQueuedBytes = maxTransaction
+)
+
+// Publisher writes to one stream for many callers at once. What comes while a write is on its
+// way is collected and written together; a lone message goes at once. Messages are stored in
+// the order in which they were handed over.
+type Publisher struct {
+	s       *Server
+	stream  string
+	opts    Options
+	filters []string        // the stream's subjects
+	batches bool            // the stream takes atomic batches
+	from    int             // messages from which a group goes as a batch
+	floor   record.Sequence // last sequence when the publisher was made: what it writes comes after
+
+	ctx    context.Context // ends when Close gives up waiting
+	cancel context.CancelFunc
+	done   chan struct{} // closed when the loop has ended
+
+	mu     sync.Mutex
+	queue  []*unit
+	bytes  int
+	msgs   int
+	closed bool
+	wake   chan struct{} // one token: there is something to do
+	room   chan struct{} // closed and replaced when the queue shrinks; nil while nobody waits
+}
+
+// unit is what is answered together: one message, or a transaction.
+type unit struct {
+	wire  []*nats.Msg
+	src   []Msg
+	size  int
+	done  func([]Ack, error)
+	state atomic.Int32 // queued, taken or withdrawn
+}
+
+const (
+	queued int32 = iota
+	taken
+	withdrawn
+)
+
+// NewPublisher starts a publisher for a stream that Declare made. The caller closes it.
+func NewPublisher(ctx context.Context, s *Server, stream string, opts Options) (*Publisher, error) {
+	if opts.Wait == 0 {
+		opts.Wait = answerTimeout
+	}
+	st, err := s.js.Stream(ctx, stream)
+	if err != nil {
+		return nil, fmt.Errorf("open publisher of %s: %w", stream, readError(err))
+	}
+	info := st.CachedInfo()
+	p := &Publisher{
+		s: s, stream: stream, opts: opts,
+		filters: info.Config.Subjects,
+		batches: info.Config.AllowAtomicPublish,
+		from:    batchFrom,
+		floor:   record.Sequence(info.State.LastSeq),
+		done:    make(chan struct{}),
+		wake:    make(chan struct{}, 1),
+	}
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	go p.loop()
+	return p, nil
+}
+
+// Publish writes one message and returns when it is synced. It may be called from many
+// goroutines. When ctx ends before the message was taken up nothing is written and the error is
+// that of ctx; after that the error is ErrUnknown.
+func (p *Publisher) Publish(ctx context.Context, m Msg) (Ack, error) {
+	acks, err := p.publish(ctx, []Msg{m})
+	if err != nil {
+		return Ack{}, err
+	}
+	return acks[0], nil
+}
+
+// PublishAtomic writes all the messages or none, next to each other and in order. At most
+// 1,000 messages and 80 MiB; more is ErrTooLarge. A subject's conditional write must come before
+// any other write of it in the transaction.
+func (p *Publisher) PublishAtomic(ctx context.Context, ms []Msg) ([]Ack, error) {
+	switch {
+	case len(ms) == 0:
+		return nil, nil
+	case len(ms) > maxBatch:
+		return nil, fmt.Errorf("publish transaction to %s: %w: %d messages, at most %d", p.stream, ErrTooLarge, len(ms), maxBatch)
+	case len(ms) > 1 && !p.batches:
+		return nil, fmt.Errorf("publish transaction to %s: %w: the stream takes no atomic batches", p.stream, ErrRefused)
+	}
+	return p.publish(ctx, ms)
+}
+
+// Enqueue hands a message over without waiting for its answer, which done gets: messages of one
+// goroutine are stored in the order of its calls. done is called once, from the publisher's
+// goroutine, and must not block. An error means that done is not called and nothing is written.
+// Enqueue blocks while the queue is full.
+func (p *Publisher) Enqueue(ctx context.Context, m Msg, done func(Ack, error)) error {
+	_, err := p.enqueue(ctx, []Msg{m}, func(acks []Ack, err error) {
+		if err != nil {
+			done(Ack{}, err)
+			return
+		}
+		done(acks[0], nil)
+	})
+	return err
+}
+
+// Queued is how many messages wait to be written: what back-pressure is measured by.
+func (p *Publisher) Queued() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.msgs
+}
+
+// Durable is the highest sequence of the stream that is known to be synced.
+func (p *Publisher) Durable() record.Sequence { return p.s.Durable(p.stream) }
+
+// Close refuses new messages, waits until those queued are answered, and ends the publisher.
+// When ctx ends first, the rest is answered with ErrUnavailable or ErrUnknown.
+func (p *Publisher) Close(ctx context.Context) error {
+	p.mu.Lock()
+	p.closed = true
+	if p.room != nil {
+		close(p.room)
+		p.room = nil
+	}
+	p.mu.Unlock()
+	p.signal()
+	defer p.cancel()
+	select {
+	case <-p.done:
+		return nil
+	case <-ctx.Done():
+		p.cancel()
+		<-p.done
+		return fmt.Errorf("close publisher of %s: %w", p.stream, ctx.Err())
+	}
+}
+
+type result struct {
+	acks []Ack
+	err  error
+}
+
+func (p *Publisher) publish(ctx context.Context, ms []Msg) ([]Ack, error) {
+	answer := make(chan result, 1)
+	u, err := p.enqueue(ctx, ms, func(acks []Ack, err error) { answer <- result{acks, err} })
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case r := <-answer:
+		return r.acks, r.err
+	case <-ctx.Done():
+		if u.state.CompareAndSwap(queued, withdrawn) {
+			return nil, fmt.Errorf("publish to %s: %w", p.stream, ctx.Err())
+		}
+		return nil, fmt.Errorf("publish to %s: %w: %w", p.stream, ErrUnknown, ctx.Err())
+	}
+}
+
+func (p *Publisher) enqueue(ctx context.Context, ms []Msg, done func([]Ack, error)) (*unit, error) {
+	u := &unit{src: ms, done: done, wire: make([]*nats.Msg, len(ms))}
+	for i, m := range ms {
+		wire, size, err := p.s.prepare(m)
+		if err != nil {
+			return nil, err
+		}
+		if !p.owns(m.Subject) {
+			return nil, fmt.Errorf("publish to %s: %w: not a subject of %s", m.Subject, ErrRefused, p.stream)
+		}
+		u.wire[i] = wire
+		u.size += size
+	}
+	if u.size > maxTransaction {
+		return nil, fmt.Errorf("publish transaction to %s: %w: %d bytes, at most %d", p.stream, ErrTooLarge, u.size, maxTransaction)
+	}
+	for {
+		p.mu.Lock()
+		if p.closed {
+			p.mu.Unlock()
+			return nil, fmt.Errorf("publish to %s: %w", p.stream, ErrClosed)
+		}
+		// A unit larger than the bounds still gets in when it is alone.
+		if len(p.queue) == 0 || p.msgs+len(ms) <= maxQueued && p.bytes+u.size <= maxQueuedBytes {
+			p.queue = append(p.queue, u)
+			p.msgs += len(ms)
+			p.bytes += u.size
+			p.mu.Unlock()
+			p.signal()
+			return u, nil
+		}
+		if p.room == nil {
+			p.room = make(chan struct{})
+		}
+		room := p.room
+		p.mu.Unlock()
+		select {
+		case <-room:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("publish to %s: %w", p.stream, ctx.Err())
+		}
+	}
+}
+
+// owns keeps a batch from being spread over streams.
+func (p *Publisher) owns(subject string) bool {
+	return slices.ContainsFunc(p.filters, func(filter string) bool { return matches(filter, subject) })
+}
+
+func (p *Publisher) signal() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// loop writes group after group. There is one on its way at a time: on one node the engine
+// works on them one by one anyway, and what comes meanwhile makes the next group larger.
+func (p *Publisher) loop() {
+	defer close(p.done)
+	for {
+		g := p.next()
+		if len(g) > 0 {
+			p.commit(g)
+			continue
+		}
+		p.mu.Lock()
+		end := p.closed && len(p.queue) == 0
+		p.mu.Unlock()
+		if end {
+			return
+		}
+		<-p.wake
+	}
+}
+
+// next takes what is written together off the queue: a transaction by itself, or as many single
+// messages as one batch may hold.
+func (p *Publisher) next() []*unit {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var g []*unit
+	bytes, n := 0, 0
+	written := map[string]bool{}
+	for _, u := range p.queue {
+		alone := len(u.wire) > 1
+		if len(g) > 0 && (alone || len(g) == maxBatch || bytes+u.size > maxBatchBytes || p.batches && u.mustWait(written)) {
+			break
+		}
+		n++
+		p.msgs -= len(u.wire)
+		p.bytes -= u.size
+		if !u.state.CompareAndSwap(queued, taken) {
+			continue // its caller has left
+		}
+		g = append(g, u)
+		if alone {
+			break
+		}
+		bytes += u.size
+		if p.batches {
+			written[StoredSubject(u.src[0].Subject)] = true
+		}
+	}
+	p.queue = slices.Delete(p.queue, 0, n)
+	if n > 0 && p.room != nil {
+		close(p.room)
+		p.room = nil
+	}
+	return g
+}
+
+// mustWait reports whether the unit's condition speaks of a subject that the batch writes
+// before it: the engine checks a whole batch against the log as it was before the batch.
+func (u *unit) mustWait(written map[string]bool) bool {
+	m := u.src[0]
+	if m.ExpectLast == nil {
+		return false
+	}
+	if m.ExpectSubject != "" {
+		return written[m.ExpectSubject]
+	}
+	return written[StoredSubject(m.Subject)]
+}
+
+// commit writes a group and answers all of it.
+func (p *Publisher) commit(g []*unit) {
+	deadline := time.Now().Add(p.opts.Wait)
+	pause := time.Millisecond
+	for {
+		if err := p.full(); err != nil {
+			p.fail(g, err)
+			return
+		}
+		mark := max(p.floor, p.Durable())
+		open, why := p.write(g)
+		if errors.Is(why, errNoAnswer) {
+			open = p.resolve(open, mark, why)
+		}
+		if len(open) == 0 {
+			return
+		}
+		if time.Now().After(deadline) || p.ctx.Err() != nil {
+			p.fail(open, fmt.Errorf("%w: %w", ErrUnavailable, why))
+			return
+		}
+		select {
+		case <-time.After(pause):
+		case <-p.ctx.Done():
+		}
+		pause = min(2*pause, 100*time.Millisecond)
+		g = open
+	}
+}
+
+// full keeps the reserve of the disk.
+func (p *Publisher) full() error {
+	if p.opts.MinFree == 0 {
+		return nil
+	}
+	free, _, err := DiskFree(p.s.cfg.Dir)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	if free < p.opts.MinFree {
+		return fmt.Errorf("%w: %d bytes free, %d kept in reserve", ErrFull, free, p.opts.MinFree)
+	}
+	return nil
+}
+
+func (p *Publisher) fail(g []*unit, err error) {
+	for _, u := range g {
+		u.done(nil, fmt.Errorf("publish to %s: %w", u.src[0].Subject, err))
+	}
+}
+
+// write tries once. It answers what is decided and returns the rest, in order, with the reason:
+// errNoAnswer if any of it may have been written, else nothing of it was.
+func (p *Publisher) write(g []*unit) (open []*unit, why error) {
+	if len(g[0].wire) > 1 || p.batches && len(g) >= p.from {
+		return p.batch(g)
+	}
+	return p.singles(g)
+}
+
+// singles sends each message by itself, all of them before the first answer.
+func (p *Publisher) singles(g []*unit) (open []*unit, why error) {
+	asks := make([]*asked, len(g))
+	errs := make([]error, len(g))
+	for i, u := range g {
+		asks[i], errs[i] = p.s.answers.send(u.wire[0])
+	}
+	for i, u := range g {
+		var a pubAck
+		err := errs[i]
+		if err == nil {
+			a, err = asks[i].await(p.ctx, p.opts.Wait)
+		}
+		switch {
+		case err == nil:
+			p.s.advance(p.stream, a.Sequence)
+			u.done([]Ack{{a.Sequence, a.Duplicate}}, nil)
+		case retryable(err):
+			open = append(open, u)
+			if why == nil || errors.Is(err, errNoAnswer) {
+				why = err
+			}
+		default:
+			p.fail(g[i:i+1], err)
+		}
+	}
+	return open, why
+}
+
+func retryable(err error) bool {
+	return errors.Is(err, ErrBusy) || errors.Is(err, ErrUnavailable) || errors.Is(err, errIncomplete) || errors.Is(err, errNoAnswer)
+}
+
+// batch writes the group as one atomic batch. One message that cannot be written refuses all,
+// without saying which: then the batch is halved until the guilty one is alone.
+func (p *Publisher) batch(g []*unit) (open []*unit, why error) {
+	a, err := p.sendBatch(g)
+	switch {
+	case err == nil:
+		p.settle(g, a)
+		return nil, nil
+	case retryable(err):
+		return g, err
+	case errors.Is(err, ErrFull):
+		p.fail(g, err)
+		return nil, nil
+	case len(g) > 1:
+		half := len(g) / 2
+		if open, why = p.write(g[:half]); len(open) > 0 {
+			return append(open, g[half:]...), why // the second half must not overtake it
+		}
+		return p.write(g[half:])
+	case errors.Is(err, errDuplicate) && len(g[0].wire) == 1:
+		return p.singles(g) // is told the sequence of the first
+	case errors.Is(err, errDuplicate):
+		p.fail(g, ErrDuplicate)
+		return nil, nil
+	default:
+		p.fail(g, err)
+		return nil, nil
+	}
+}
+
+// sendBatch publishes the messages under a fresh batch id; only the last is a request.
+func (p *Publisher) sendBatch(g []*unit) (pubAck, error) {
+	id := nuid.Next()
+	n, total := 0, 0
+	for _, u := range g {
+		total += len(u.wire)
+	}
+	var q *asked
+	for _, u := range g {
+		for _, m := range u.wire {
+			n++
+			part, err := batchPart(m, id, n, n == total), error(nil)
+			if n < total {
+				err = p.s.nc.nc.PublishMsg(part)
+			} else {
+				q, err = p.s.answers.send(part)
+			}
+			if err != nil {
+				return pubAck{}, fmt.Errorf("%w: %w", ErrUnavailable, err) // no commit, no batch
+			}
+		}
+	}
+	return q.await(p.ctx, p.opts.Wait)
+}
+
+func batchPart(m *nats.Msg, id string, n int, last bool) *nats.Msg {
+	h := make(nats.Header, len(m.Header)+3)
+	for name, v := range m.Header {
+		h[name] = v
+	}
+	h[hdrBatchID] = []string{id}
+	h[hdrBatchSequence] = []string{fmt.Sprint(n)}
+	if last {
+		h[hdrBatchCommit] = []string{"1"}
+	}
+	return &nats.Msg{Subject: m.Subject, Header: h, Data: m.Data}
+}
+
+// settle answers a batch: its messages lie next to each other and end at the acknowledgement.
+func (p *Publisher) settle(g []*unit, a pubAck) {
+	p.s.advance(p.stream, a.Sequence)
+	n := 0
+	for _, u := range g {
+		n += len(u.wire)
+	}
+	seq := a.Sequence - record.Sequence(n)
+	for _, u := range g {
+		acks := make([]Ack, len(u.wire))
+		for i := range acks {
+			seq++
+			acks[i].Sequence = seq
+		}
+		u.done(acks, nil)
+	}
+}

@@ -1,0 +1,350 @@
+package stream
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/carillon-fhir/carillon/match/fhir/record"
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Server is the embedded JetStream server with its connections inside the process. Its methods
+// may be called from any goroutine.
+type Server struct {
+	cfg      Config
+	log      *slog.Logger
+	core     identity // the user of CORE: ours
+	gate     identity // the user of EDGE that answers ingest requests
+	guest    identity // the user of EDGE that everyone at the listener is
+	maxStore int64
+	listen   string // as configured, then with the port that was picked
+
+	nc      *link // requests and acknowledgements
+	feed    *link // what readers follow, so that a long catch-up does not delay acknowledgements
+	edge    *link // the gate
+	js      jetstream.JetStream
+	answers *answers
+	fjs     jetstream.JetStream // over feed
+
+	// lifecycle is held by Restart and Close, which replace srv; mu guards srv alone.
+	lifecycle sync.Mutex
+	closed    bool
+	mu        sync.Mutex
+	srv       *server.Server
+
+	declared  atomic.Bool
+	lanesMu   sync.Mutex
+	places    int // MaxAckPending of lanes; 0 before DeclareLanes
+	durableMu sync.Mutex
+	durable   map[string]*durability
+}
+
+// startTimeout bounds how long the server may take to recover its streams.
+const startTimeout = 5 * time.Minute
+
+// Start starts the server and connects to it. The caller closes it. ctx bounds the start alone.
+// An address in use, a damaged store and a folder that cannot be written are errors.
+func Start(ctx context.Context, cfg Config) (*Server, error) {
+	cfg, err := cfg.complete()
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{cfg: cfg, log: cfg.Log, listen: cfg.Listen, durable: map[string]*durability{}}
+	for _, id := range []*identity{&s.core, &s.gate, &s.guest} {
+		if *id, err = newIdentity(); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.openFolder(); err != nil {
+		return nil, err
+	}
+	if err := s.run(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.dial(); err != nil {
+		s.stop(context.WithoutCancel(ctx))
+		return nil, err
+	}
+	return s, nil
+}
+
+// openFolder makes the data folder ours alone: the engine's own files below it are readable by
+// the group.
+func (s *Server) openFolder() error {
+	if err := os.MkdirAll(s.cfg.Dir, 0o700); err != nil {
+		return fmt.Errorf("make data folder: %w", err)
+	}
+	if err := os.Chmod(s.cfg.Dir, 0o700); err != nil {
+		return fmt.Errorf("close data folder to others: %w", err)
+	}
+	s.maxStore = s.cfg.MaxStore
+	if s.maxStore > 0 {
+		return nil
+	}
+	limit, err := maxStore(s.cfg.Dir)
+	s.maxStore = limit
+	return err
+}
+
+// run starts a server and waits until it serves, or says why it cannot.
+func (s *Server) run(ctx context.Context) error {
+	if err := s.checkListen(); err != nil {
+		return err
+	}
+	opts, err := s.options()
+	if err != nil {
+		return err
+	}
+	srv, err := server.NewServer(opts)
+	if err != nil {
+		return fmt.Errorf("make the embedded NATS server: %w", err)
+	}
+	lines := newEngineLog(s.log)
+	srv.SetLoggerV2(lines, s.log.Enabled(ctx, levelEngine), false, false)
+
+	started := make(chan struct{})
+	go func() { defer close(started); srv.Start() }()
+	err = awaitReady(ctx, srv, lines, started)
+	if err != nil {
+		srv.Shutdown()
+		<-started
+		srv.WaitForShutdown()
+		return err
+	}
+	<-started
+	if s.cfg.Listen != "" {
+		s.listen = srv.Addr().String()
+	}
+	s.mu.Lock()
+	s.srv = srv
+	s.mu.Unlock()
+	return nil
+}
+
+func awaitReady(ctx context.Context, srv *server.Server, lines *engineLog, started <-chan struct{}) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	select {
+	case <-started:
+	case <-lines.died:
+	case <-ctx.Done():
+		return fmt.Errorf("start the embedded NATS server: %w", ctx.Err())
+	}
+	if err := lines.err(); err != nil {
+		return fmt.Errorf("start the embedded NATS server: %w", err)
+	}
+	if !srv.ReadyForConnections(10 * time.Second) {
+		if err := lines.err(); err != nil {
+			return fmt.Errorf("start the embedded NATS server: %w", err)
+		}
+		return errors.New("start the embedded NATS server: it does not accept connections")
+	}
+	if h := srv.Healthz(&server.HealthzOptions{}); h.Error != "" {
+		return fmt.Errorf("start the embedded NATS server: %s", h.Error)
+	}
+	return nil
+}
+
+// checkListen finds out by trying whether the address is free: the server itself reports it
+// only in its log.
+func (s *Server) checkListen() error {
+	if s.cfg.Listen == "" || strings.HasSuffix(s.listen, ":-1") {
+		return nil
+	}
+	l, err := net.Listen("tcp", s.listen)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("NATS listen address %s is in use: stop what listens there, or choose another with --nats", s.listen)
+	}
+	if err != nil {
+		return fmt.Errorf("listen for NATS clients: %w", err)
+	}
+	return l.Close()
+}
+
+func (s *Server) dial() (err error) {
+	if s.nc, err = s.connect("core", s.core); err != nil {
+		return err
+	}
+	if s.feed, err = s.connect("feed", s.core); err != nil {
+		return err
+	}
+	if s.edge, err = s.connect("gate", s.gate); err != nil {
+		return err
+	}
+	if s.js, err = jetstream.New(s.nc.nc); err != nil {
+		return err
+	}
+	if s.fjs, err = jetstream.New(s.feed.nc); err != nil {
+		return err
+	}
+	s.answers, err = newAnswers(s.nc)
+	return err
+}
+
+// Conn is the connection to the CORE account. It belongs to the server and stays the same over
+// a Restart.
+func (s *Server) Conn() *nats.Conn { return s.nc.nc }
+
+// JetStream is the JetStream context of Conn.
+func (s *Server) JetStream() jetstream.JetStream { return s.js }
+
+// Edge is the gate's connection to the EDGE account: it may subscribe to fhir.ingest.*.* and
+// answer to inboxes, and nothing else.
+func (s *Server) Edge() *nats.Conn { return s.edge.nc }
+
+// Addr is the address of the client listener as host:port; empty where there is none.
+func (s *Server) Addr() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cfg.Listen == "" {
+		return ""
+	}
+	return s.listen
+}
+
+// MaxPayload is the largest message in bytes that the log takes, headers included.
+func (s *Server) MaxPayload() int { return s.cfg.MaxPayload }
+
+// Dir is the data folder.
+func (s *Server) Dir() string { return s.cfg.Dir }
+
+func (s *Server) running() *server.Server {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.srv
+}
+
+// Healthy is nil while every stream can be written. After a write error or a full disk the
+// engine keeps a stream, or all of them, shut until the server is started anew: Restart does.
+func (s *Server) Healthy() error {
+	srv := s.running()
+	if srv == nil {
+		return fmt.Errorf("%w: the embedded NATS server does not run", ErrUnavailable)
+	}
+	if !srv.JetStreamEnabled() {
+		return fmt.Errorf("%w: JetStream is disabled after a failure of the disk", ErrUnavailable)
+	}
+	if h := srv.Healthz(&server.HealthzOptions{}); h.Error != "" {
+		return fmt.Errorf("%w: %s", ErrUnavailable, h.Error)
+	}
+	if !s.nc.nc.IsConnected() || !s.feed.nc.IsConnected() || !s.edge.nc.IsConnected() {
+		return fmt.Errorf("%w: not connected to the embedded NATS server", ErrUnavailable)
+	}
+	return nil
+}
+
+// Restart stops the embedded server and starts it anew on the same folder and address, as a
+// stream that had a write error needs. Connections come back by themselves, streams and lanes
+// are declared again, and the log is sealed. Lanes have forgotten their tokens: Tokens returns
+// ErrReset. When Restart fails the server is down, and Restart may be called again.
+func (s *Server) Restart(ctx context.Context) error {
+	s.lifecycle.Lock()
+	defer s.lifecycle.Unlock()
+	if s.closed {
+		return ErrClosed
+	}
+	s.stop(ctx)
+	if err := s.openFolder(); err != nil { // the limit follows the space that is free now
+		return err
+	}
+	if err := s.run(ctx); err != nil {
+		return err
+	}
+	for _, l := range []*link{s.nc, s.feed, s.edge} {
+		if err := l.await(ctx, s.running()); err != nil {
+			return err
+		}
+	}
+	if s.declared.Load() {
+		if err := s.Declare(ctx); err != nil {
+			return err
+		}
+		if _, err := s.Seal(ctx); err != nil {
+			return err
+		}
+	}
+	if places := s.lanePlaces(); places > 0 {
+		return s.DeclareLanes(ctx, places)
+	}
+	return nil
+}
+
+// await waits until the client has found the server that runs now. It may not have noticed yet
+// that the one before is gone, so being connected is not enough.
+func (l *link) await(ctx context.Context, srv *server.Server) error {
+	for !l.nc.IsConnected() || l.nc.ConnectedServerId() != srv.ID() {
+		if !wait(ctx, 2*time.Millisecond) {
+			return fmt.Errorf("reconnect to the embedded NATS server: %w", ctx.Err())
+		}
+	}
+	return nil
+}
+
+// Close ends the connections and stops the server, and waits until the engine has closed its
+// files: leaving earlier damages stores. Publishers and readers are stopped before, by their
+// owners. When ctx ends first the rest of the stop goes on without the caller.
+func (s *Server) Close(ctx context.Context) error {
+	s.lifecycle.Lock()
+	defer s.lifecycle.Unlock()
+	if s.closed {
+		return nil
+	}
+	s.closed = true
+	for _, l := range []*link{s.edge, s.feed, s.nc} {
+		l.nc.Close()
+	}
+	return s.stop(ctx)
+}
+
+// stop shuts the server down. A single node has no leadership to hand over and its clients no
+// other node to go to, so there is no lame duck.
+func (s *Server) stop(ctx context.Context) error {
+	s.mu.Lock()
+	srv := s.srv
+	s.srv = nil
+	s.mu.Unlock()
+	if srv == nil {
+		return nil
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		srv.Shutdown()
+		srv.WaitForShutdown()
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("stop the embedded NATS server: %w", ctx.Err())
+	}
+}
+
+// Seal writes a control record into EVENTS. Its acknowledgement proves that everything before it
+// is synced too: a reader of a single node may see an atomic batch before that. Call it once
+// after Declare, before anything follows EVENTS.
+func (s *Server) Seal(ctx context.Context) (record.Sequence, error) {
+	data, err := json.Marshal(struct {
+		Node string `json:"node"`
+	}{s.cfg.Name})
+	if err != nil {
+		return 0, err
+	}
+	ack, err := s.Publish(ctx, Events, Msg{Subject: ControlSubject("start"), Data: data})
+	if err != nil {
+		return 0, fmt.Errorf("seal %s: %w", Events, err)
+	}
+	return ack.Sequence, nil
+}
