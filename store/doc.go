@@ -1,0 +1,2 @@
+// Package store is the projection of the logs.
+package store
