@@ -1,0 +1,187 @@
+package resthook
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"github.com/carillon-fhir/carillon/deliver"
+	"github.com/carillon-fhir/carillon/match/fhir/record"
+)
+
+// Type is the channel type that this package serves.
+const Type = "rest-hook"
+
+// Options configure a Channel. The zero value is the safe one: https only, public addresses
+// only.
+type Options struct {
+	Version string // of Carillon, for User-Agent
+	Egress  Egress
+
+	// Connect, DNS and TLS bound the phases of a new connection. Zero: 5 s each. The whole
+	// attempt is bound by the context that Send gets.
+	Connect, DNS, TLS time.Duration
+
+	// TLSConfig is for a private certificate authority; it is cloned, and TLS 1.2 is the least.
+	TLSConfig *tls.Config
+	Resolver  Resolver // nil: net.DefaultResolver
+}
+
+// Resolver finds the addresses of a host name. net.Resolver is one.
+type Resolver interface {
+	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
+}
+
+// Limits of connections and answers.
+const (
+	phaseTimeout = 5 * time.Second
+	// connsPerHost bounds the connections to one scheme, host and port, so that a slow endpoint
+	// can use up no more than its own. It is far above k times the Subscriptions that one
+	// endpoint usually has.
+	connsPerHost     = 256
+	idleConnsPerHost = 16
+	idleConns        = 1024
+	idleTimeout      = 60 * time.Second
+	// maxAnswer bytes of an answer are read. A longer one costs its connection; the status
+	// decides all the same.
+	maxAnswer       = 16 << 10
+	maxAnswerHeader = 32 << 10
+	// answerPatience is how long an answer's body may take once its status is here.
+	answerPatience = time.Second
+	// maxResponse bytes of an answer are recorded.
+	maxResponse = 512
+)
+
+// Channel makes rest-hook requests. It is safe for concurrent use.
+type Channel struct {
+	egress    *guard
+	transport *http.Transport
+	userAgent string
+}
+
+var _ deliver.Channel = (*Channel)(nil)
+
+// New makes a Channel. Close it to give its idle connections back.
+func New(o Options) (*Channel, error) {
+	g, err := newGuard(o.Egress)
+	if err != nil {
+		return nil, err
+	}
+	d := &dialer{
+		guard:    g,
+		resolver: o.Resolver,
+		dns:      orDefault(o.DNS),
+		connect:  orDefault(o.Connect),
+	}
+	if d.resolver == nil {
+		d.resolver = net.DefaultResolver
+	}
+	config := o.TLSConfig.Clone()
+	if config == nil {
+		config = &tls.Config{}
+	}
+	config.MinVersion = max(config.MinVersion, tls.VersionTLS12)
+	version := o.Version
+	if version == "" {
+		version = "dev"
+	}
+	return &Channel{
+		egress:    g,
+		userAgent: "carillon/" + version,
+		transport: &http.Transport{
+			Proxy:                  nil, // never from the environment
+			DialContext:            d.DialContext,
+			TLSClientConfig:        config,
+			TLSHandshakeTimeout:    orDefault(o.TLS),
+			DisableCompression:     true, // a small answer must not unfold into a big one
+			ForceAttemptHTTP2:      true,
+			MaxConnsPerHost:        connsPerHost,
+			MaxIdleConns:           idleConns,
+			MaxIdleConnsPerHost:    idleConnsPerHost,
+			IdleConnTimeout:        idleTimeout,
+			MaxResponseHeaderBytes: maxAnswerHeader,
+		},
+	}, nil
+}
+
+func orDefault(d time.Duration) time.Duration {
+	if d <= 0 {
+		return phaseTimeout
+	}
+	return d
+}
+
+// Close closes the idle connections. Attempts in progress go on.
+func (c *Channel) Close() { c.transport.CloseIdleConnections() }
+
+// Send makes one request and judges its answer.
+func (c *Channel) Send(ctx context.Context, n deliver.Notification, t deliver.Target) (deliver.Receipt, *deliver.Error) {
+	began := time.Now()
+	// Cut when the answer is judged: what is left of its body is not waited for.
+	ctx, cut := context.WithCancel(ctx)
+	defer cut()
+	var handshake atomic.Bool // TLS failed; set by a dialling goroutine
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		TLSHandshakeDone: func(_ tls.ConnectionState, err error) { handshake.Store(err != nil) },
+	})
+	req, err := c.request(ctx, n, t)
+	if err != nil {
+		return deliver.Receipt{}, &deliver.Error{Code: record.RenderError, Err: err, Permanent: true}
+	}
+	// The transport itself, not a Client: it follows nothing and keeps no cookies.
+	resp, err := c.transport.RoundTrip(req)
+	if err != nil {
+		return deliver.Receipt{}, classify(ctx, err, handshake.Load())
+	}
+	text := c.read(resp, cut)
+	if failure := judge(resp, text); failure != nil {
+		return deliver.Receipt{}, failure
+	}
+	return deliver.Receipt{Status: resp.StatusCode, Response: text, Took: time.Since(began)}, nil
+}
+
+// read takes the beginning of the answer. A short one is read to its end, so that the
+// connection can serve again; one that is long, or slow, is cut off.
+func (c *Channel) read(resp *http.Response, cut context.CancelFunc) string {
+	patience := time.AfterFunc(answerPatience, cut)
+	defer patience.Stop()
+	defer resp.Body.Close()
+	// An error here changes nothing: the status was given.
+	head, _ := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	if len(head) > maxAnswer {
+		cut()
+	}
+	return clean(head)
+}
+
+// judge is nil when the endpoint accepted.
+func judge(resp *http.Response, text string) *deliver.Error {
+	status := resp.StatusCode
+	failure := &deliver.Error{Code: record.HTTPStatus, Status: status, Response: text, RetryAfter: retryAfter(resp.Header, time.Now())}
+	switch {
+	case status >= 200 && status <= 299:
+		return nil
+	case status >= 300 && status <= 399:
+		failure.Code = record.Redirect
+		failure.Err = errors.New("redirects are not followed")
+	case status == http.StatusGone:
+		failure.Code, failure.Permanent = record.Gone, true
+	}
+	return failure
+}
+
+// describe names a phase without repeating what the other side sent.
+func describe(what string, err error) error {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("%s: %w", what, context.DeadlineExceeded)
+	}
+	return errors.New(what)
+}

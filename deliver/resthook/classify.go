@@ -1,0 +1,148 @@
+package resthook
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/carillon-fhir/carillon/deliver"
+	"github.com/carillon-fhir/carillon/match/fhir/record"
+)
+
+// classify names the failure of a request that got no answer. The errors of net/http may quote
+// what the other side sent, so none of their text is passed on; what is said instead is ours.
+func classify(ctx context.Context, err error, handshake bool) *deliver.Error {
+	failure := func(code record.Code, err error) *deliver.Error { return &deliver.Error{Code: code, Err: err} }
+	switch {
+	case errors.Is(err, errBlocked):
+		return &deliver.Error{Code: record.BlockedAddress, Err: blockedText(err), Permanent: true}
+	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
+		return failure(record.Timeout, context.Canceled)
+	case errors.Is(err, errResolve):
+		return failure(record.DNSError, resolveText(err))
+	case timedOut(err):
+		return failure(record.Timeout, describe(phase(err, handshake), err))
+	case handshake, isTLS(err):
+		return failure(record.TLSError, tlsText(err))
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return failure(record.ConnectionRefused, errors.New("connection refused"))
+	case isDial(err): // no route, network down, no port left
+		return failure(record.ConnectionRefused, errors.New("no connection could be made"))
+	case strings.Contains(err.Error(), "server response headers exceeded"): // net/http has no type for it
+		return failure(record.ResponseTooLarge, errors.New("the answer's headers are larger than 32 KiB"))
+	case strings.Contains(err.Error(), "malformed HTTP"):
+		return failure(record.ConnectionReset, errors.New("the answer is not HTTP"))
+	}
+	return failure(record.ConnectionReset, errors.New("the connection ended before an answer"))
+}
+
+func timedOut(err error) bool {
+	var n net.Error
+	return errors.Is(err, context.DeadlineExceeded) || errors.As(err, &n) && n.Timeout()
+}
+
+func phase(err error, handshake bool) string {
+	switch {
+	case handshake:
+		return "no TLS handshake in time"
+	case isDial(err):
+		return "no connection in time"
+	}
+	return "no answer in time"
+}
+
+func isDial(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "dial"
+}
+
+func isTLS(err error) bool {
+	var alert tls.AlertError
+	var header tls.RecordHeaderError
+	var verify *tls.CertificateVerificationError
+	return errors.As(err, &alert) || errors.As(err, &header) || errors.As(err, &verify)
+}
+
+// tlsText keeps what helps an operator: why a certificate was not believed.
+func tlsText(err error) error {
+	var verify *tls.CertificateVerificationError
+	var unknown x509.UnknownAuthorityError
+	var host x509.HostnameError
+	var invalid x509.CertificateInvalidError
+	switch {
+	case errors.As(err, &unknown):
+		return errors.New("the certificate is signed by an unknown authority")
+	case errors.As(err, &host):
+		return errors.New("the certificate is for another host")
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return errors.New("the certificate has expired or is not yet valid")
+	case errors.As(err, &verify):
+		return errors.New("the certificate cannot be verified")
+	}
+	return errors.New("the TLS handshake failed")
+}
+
+func resolveText(err error) error {
+	var dns *net.DNSError
+	if errors.As(err, &dns) && dns.IsNotFound {
+		return errors.New("no such host")
+	}
+	if timedOut(err) {
+		return errors.New("the host name was not resolved in time")
+	}
+	return errResolve
+}
+
+// blockedText is our own sentence, found under the wrapping of net and net/http.
+func blockedText(err error) error {
+	var op *net.OpError
+	for errors.As(err, &op) {
+		err = op.Err
+	}
+	return err
+}
+
+// retryAfter is the wish of the Retry-After header (RFC 9110 10.2.3): seconds or a date.
+func retryAfter(h http.Header, now time.Time) time.Duration {
+	v := strings.TrimSpace(h.Get("Retry-After"))
+	if v == "" {
+		return 0
+	}
+	if s, err := strconv.ParseUint(v, 10, 31); err == nil {
+		return time.Duration(s) * time.Second
+	}
+	if at, err := http.ParseTime(v); err == nil && at.After(now) {
+		return at.Sub(now)
+	}
+	return 0
+}
+
+// clean makes the beginning of an answer fit for a record: valid UTF-8 without control
+// characters, short.
+func clean(b []byte) string {
+	var s strings.Builder
+	for len(b) > 0 && s.Len() < maxResponse {
+		r, n := utf8.DecodeRune(b)
+		b = b[n:]
+		switch {
+		case r == utf8.RuneError && n <= 1:
+			r = '?'
+		case !unicode.IsPrint(r):
+			r = ' '
+		}
+		if s.Len()+utf8.RuneLen(r) > maxResponse {
+			break
+		}
+		s.WriteRune(r)
+	}
+	return strings.TrimSpace(s.String())
+}
