@@ -1,0 +1,482 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/goccy/go-yaml"
+
+	"github.com/carillon-fhir/carillon/match/fhir"
+	"github.com/carillon-fhir/carillon/match/fhir/record"
+	"github.com/carillon-fhir/carillon/node/api"
+	"github.com/carillon-fhir/carillon/store"
+	"github.com/carillon-fhir/carillon/stream"
+)
+
+// admin answers the administration API (api.Admin).
+type admin struct{ *Node }
+
+func (a *admin) Subscriptions(_ context.Context, f api.SubscriptionFilter) ([]api.SubscriptionStatus, error) {
+	var out []api.SubscriptionStatus
+	for _, s := range a.subs.all() {
+		if f.Status != "" && f.Status != string(s.Status) {
+			continue
+		}
+		if len(out) == f.Limit {
+			break
+		}
+		st, err := a.status(s)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, st)
+	}
+	return out, nil
+}
+
+func (a *admin) Subscription(_ context.Context, id fhir.ID) (api.SubscriptionStatus, error) {
+	s, err := a.subscription(id)
+	if err != nil {
+		return api.SubscriptionStatus{}, err
+	}
+	return a.status(s)
+}
+
+func (a *admin) subscription(id fhir.ID) (*subscription, error) {
+	s := a.subs.get(id)
+	if s == nil || s.deleted {
+		return nil, notFound(fhir.Key{Type: "Subscription", ID: id})
+	}
+	return s, nil
+}
+
+// maxCounted bounds how many dead letters are counted for a list.
+const maxCounted = 10_000
+
+func (a *admin) status(s *subscription) (api.SubscriptionStatus, error) {
+	st := api.SubscriptionStatus{
+		ID: s.id, Status: string(s.Status), Paused: a.subs.isPaused(s), Criteria: s.Criteria,
+		Channel: s.Channel.Type, Endpoint: s.host(), Owner: s.owner,
+		Version: s.version, Birth: s.birth, End: s.End, Reason: s.problem,
+	}
+	if st.Reason == "" {
+		st.Reason = s.errorMsg
+	}
+	var err error
+	if st.Events, err = a.store.Counter(s.birth); err != nil {
+		return st, err
+	}
+	pending, err := a.store.PendingStats(s.birth)
+	if err != nil {
+		return st, err
+	}
+	st.Pending = pending.Count
+	if pending.Count > 0 {
+		st.OldestPending, st.OldestPendingSeconds = pending.Since, time.Since(pending.Since).Seconds()
+	}
+	ctx := context.Background()
+	dead, err := a.store.Dead(ctx, store.DeadFilter{Subscription: s.id, State: store.DeadLetter, Limit: maxCounted})
+	if err != nil {
+		return st, err
+	}
+	st.Dead = len(dead)
+	newest, err := a.store.Attempts(ctx, store.AttemptFilter{Subscription: s.id, Limit: 1})
+	if err != nil || len(newest) == 0 {
+		return st, err
+	}
+	if n := newest[0]; n.Code == record.Accepted {
+		st.LastSuccess = n.At
+		return st, nil
+	} else if n.Code.IsAttempt() {
+		st.LastError = &api.LastError{Time: n.At, Outcome: n.Code, Status: n.Status}
+	}
+	accepted, err := a.store.Attempts(ctx, store.AttemptFilter{Subscription: s.id, Code: record.Accepted, Limit: 1})
+	if len(accepted) > 0 {
+		st.LastSuccess = accepted[0].At
+	}
+	return st, err
+}
+
+func (a *admin) Pause(ctx context.Context, id fhir.ID, by string) (api.SubscriptionStatus, error) {
+	return a.setPaused(ctx, id, true, by)
+}
+
+func (a *admin) Resume(ctx context.Context, id fhir.ID, by string) (api.SubscriptionStatus, error) {
+	return a.setPaused(ctx, id, false, by)
+}
+
+// setPaused holds the sending for a Subscription, or lets it go on. It still matches, its
+// numbers go on, and what is pending waits.
+func (a *admin) setPaused(ctx context.Context, id fhir.ID, paused bool, by string) (api.SubscriptionStatus, error) {
+	s, err := a.subscription(id)
+	if err != nil {
+		return api.SubscriptionStatus{}, err
+	}
+	if a.subs.isPaused(s) != paused {
+		err := a.subs.paused.change(ctx, controls{a.server}, func(old pausedSet) (pausedSet, error) {
+			now := pausedSet{}
+			for id, birth := range old {
+				if sub := a.subs.get(id); sub != nil && !sub.deleted && sub.birth == birth {
+					now[id] = birth // those of former lives are forgotten here
+				}
+			}
+			delete(now, id)
+			if paused {
+				now[id] = s.birth
+			}
+			return now, nil
+		})
+		if err != nil {
+			return api.SubscriptionStatus{}, refusal(err)
+		}
+		for _, l := range a.lanes {
+			l.Changed(id)
+		}
+		a.log.Info("Subscription paused or resumed", "subscription", id, "paused", paused, "by", by)
+	}
+	return a.status(s)
+}
+
+func (a *admin) Events(_ context.Context, id fhir.ID, f api.EventFilter) ([]api.SubscriptionEvent, error) {
+	s, err := a.subscription(id)
+	if err != nil {
+		return nil, err
+	}
+	until := f.Until
+	if until == 0 {
+		if until, err = a.store.Counter(s.birth); err != nil {
+			return nil, err
+		}
+	}
+	ms, err := a.store.Events(s.birth, max(f.Since, 1), until, f.Limit)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]api.SubscriptionEvent, len(ms))
+	for i, m := range ms {
+		out[i] = api.SubscriptionEvent{
+			Number: m.Number, Event: m.Event, Resource: m.Key.String(), Interaction: m.Interaction, Time: m.Time,
+			State: matchState(m), Attempts: m.Attempts, Round: m.Round, Outcome: m.Code, NotBefore: m.NotBefore, Job: m.Job,
+		}
+	}
+	return out, nil
+}
+
+// matchState is where a match stands, in the words of the troubleshooting log.
+func matchState(m store.Match) string {
+	switch {
+	case m.Open:
+		return "pending"
+	case m.Dead:
+		return "dead"
+	case m.Ended == "":
+		return "pending"
+	}
+	return string(m.Ended)
+}
+
+func (a *admin) DeadLetters(ctx context.Context, f api.DeadFilter) ([]api.DeadLetter, error) {
+	es, err := a.store.Dead(ctx, store.DeadFilter{
+		Subscription: f.Subscription, Since: f.Since, Until: f.Until, Reason: f.Reason, Limit: f.Limit, State: store.DeadLetter,
+	})
+	out := make([]api.DeadLetter, len(es))
+	for i, e := range es {
+		out[i] = deadLetter(e)
+	}
+	return out, err
+}
+
+func deadLetter(e store.DeadEntry) api.DeadLetter {
+	l := api.DeadLetter{
+		ID: e.ID, Subscription: e.Subscription, Number: e.Number, Event: e.MatchID.Event, Reason: e.Reason,
+		Attempts: e.Attempts, FirstFailure: e.FirstFailure, LastFailure: e.LastFailure, Endpoint: e.Endpoint,
+		State: string(e.State), ContentType: e.ContentType,
+	}
+	if e.Key.Type != "" {
+		l.Resource = e.Key.String()
+	}
+	return l
+}
+
+func (a *admin) deadEntry(id string) (store.DeadEntry, error) {
+	e, ok, err := a.store.DeadByID(id)
+	if err == nil && (!ok || e.State == store.DeadPurged) {
+		err = fhir.Refuse(fhir.IssueNotFound, "", fmt.Sprintf("there is no dead letter %q; carillon dlq list shows those that there are", id))
+	}
+	return e, err
+}
+
+func (a *admin) DeadLetter(ctx context.Context, id string) (api.DeadLetter, error) {
+	e, err := a.deadEntry(id)
+	if err != nil {
+		return api.DeadLetter{}, err
+	}
+	m, err := a.server.Get(ctx, stream.Dead, e.Sequence)
+	if err != nil {
+		return api.DeadLetter{}, err
+	}
+	l := deadLetter(e)
+	l.Notification = m.Data
+	return l, nil
+}
+
+// selected finds the dead letters that an order names.
+func (a *admin) selected(ctx context.Context, s api.DeadSelection) ([]store.DeadEntry, error) {
+	var out []store.DeadEntry
+	for _, id := range s.IDs {
+		e, err := a.deadEntry(id)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, e)
+	}
+	if s.Subscription == "" {
+		return out, nil
+	}
+	f := store.DeadFilter{Subscription: s.Subscription, Since: s.Since, Until: s.Until, Reason: s.Reason, State: store.DeadLetter, Limit: 1000}
+	for {
+		page, err := a.store.Dead(ctx, f)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, page...)
+		if len(page) < f.Limit {
+			return out, nil
+		}
+		f.Before = page[len(page)-1].Sequence
+	}
+}
+
+// jobSize bounds the matches that one job record names.
+const jobSize = 5000
+
+// Replay makes dead letters pending again: with their old number, in a new round of attempts.
+func (a *admin) Replay(ctx context.Context, sel api.DeadSelection, by string) (api.Done, error) {
+	es, err := a.selected(ctx, sel)
+	if err != nil {
+		return api.Done{}, err
+	}
+	for _, e := range es {
+		if e.Subscription == ingestID {
+			return api.Done{}, fhir.Refuse(fhir.IssueProcessing, "", fmt.Sprintf(
+				"%s is a record that could not be evaluated and belongs to no Subscription; send its resource again instead", e.ID))
+		}
+	}
+	if sel.DryRun {
+		return api.Done{Count: len(es), DryRun: true}, nil
+	}
+	ids := matchIDs(es)
+	size := jobSize
+	if sel.Rate > 0 {
+		size = min(size, sel.Rate)
+	}
+	done := api.Done{}
+	for chunk := range slices.Chunk(ids, size) {
+		if sel.Rate > 0 && done.Count > 0 {
+			if err := pause(ctx, time.Second); err != nil {
+				return done, err
+			}
+		}
+		done.Job, err = a.job(ctx, func() (record.Job, error) { return record.Job{By: by, Replay: chunk}, nil })
+		if err != nil {
+			return done, err
+		}
+		done.Count += len(chunk)
+	}
+	a.log.Info("dead letters made pending again", "count", done.Count, "by", by)
+	return done, nil
+}
+
+// Purge removes dead letters from sight, then from the log.
+func (a *admin) Purge(ctx context.Context, sel api.DeadSelection, by string) (api.Done, error) {
+	es, err := a.selected(ctx, sel)
+	if err != nil || sel.DryRun {
+		return api.Done{Count: len(es), DryRun: sel.DryRun}, err
+	}
+	done := api.Done{}
+	for chunk := range slices.Chunk(es, jobSize) {
+		done.Job, err = a.job(ctx, func() (record.Job, error) { return record.Job{By: by, Purge: matchIDs(chunk)}, nil })
+		if err != nil {
+			return done, err
+		}
+		st, err := a.server.JetStream().Stream(ctx, stream.Dead)
+		if err != nil {
+			return done, err
+		}
+		for _, e := range chunk {
+			if err := st.SecureDeleteMsg(ctx, uint64(e.Sequence)); err != nil {
+				return done, fmt.Errorf("remove dead letter %s from the log: %w", e.ID, err)
+			}
+			done.Count++
+		}
+	}
+	a.log.Info("dead letters purged", "count", done.Count, "by", by)
+	return done, nil
+}
+
+func matchIDs(es []store.DeadEntry) []record.MatchID {
+	ids := make([]record.MatchID, len(es))
+	for i, e := range es {
+		ids[i] = e.MatchID
+	}
+	return ids
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// job appends a job to MATCHES. It is built on a projection that holds every job before it,
+// which the record's expectation confirms: so a job and the matcher, or two jobs, never write
+// the same match.
+func (a *admin) job(ctx context.Context, build func() (record.Job, error)) (string, error) {
+	for {
+		var expect record.Sequence
+		newest, err := a.server.LastFor(ctx, stream.Matches, stream.SubjectJobs)
+		switch {
+		case err == nil:
+			expect = newest.Sequence
+		case !errors.Is(err, stream.ErrNotFound):
+			return "", refusal(err)
+		}
+		if err := a.store.WaitApplied(ctx, store.Vector{Matches: expect}); err != nil {
+			return "", err
+		}
+		j, err := build()
+		if err != nil {
+			return "", err
+		}
+		j.ID, j.Time = newRun(), time.Now().UTC()
+		at, err := a.server.Append(ctx, stream.Matches, stream.SubjectJobs, record.Encode(j), expect)
+		if errors.Is(err, stream.ErrConflict) {
+			continue
+		}
+		if err != nil {
+			return "", refusal(err)
+		}
+		return j.ID, a.store.WaitApplied(ctx, store.Vector{Matches: at})
+	}
+}
+
+func (a *admin) Attempts(ctx context.Context, f api.AttemptFilter) ([]api.Attempt, error) {
+	as, err := a.store.Attempts(ctx, store.AttemptFilter{
+		Subscription: f.Subscription, Key: f.Resource, Code: f.Outcome, Since: f.Since, Limit: f.Limit,
+	})
+	out := make([]api.Attempt, len(as))
+	for i, t := range as {
+		out[i] = api.Attempt{
+			Time: t.At, Subscription: t.Subscription, Number: t.Number, Event: t.Event, Attempt: t.Attempt, Round: t.Round,
+			Outcome: t.Code, Status: t.Status, TookMS: float64(t.Took) / float64(time.Millisecond),
+			NotBefore: t.NotBefore, Final: t.Final, Dead: t.Dead, Response: t.Response,
+		}
+		if t.Key.Type != "" {
+			out[i].Resource = t.Key.String()
+		}
+	}
+	return out, err
+}
+
+func (a *admin) Tokens(context.Context) ([]api.TokenInfo, error) {
+	all, _ := a.tokens.get()
+	out := make([]api.TokenInfo, len(all))
+	for i, t := range all {
+		out[i] = api.TokenInfo{ID: t.ID, Name: t.Name, Roles: roles(t.Roles), Created: t.Created}
+	}
+	return out, nil
+}
+
+func (a *admin) CreateToken(ctx context.Context, name string, rs []api.Role, by string) (api.TokenInfo, error) {
+	names := make([]string, len(rs))
+	for i, r := range rs {
+		names[i] = string(r)
+	}
+	t, secret, err := a.tokens.create(ctx, name, names, time.Now())
+	if err != nil {
+		return api.TokenInfo{}, refusal(err)
+	}
+	a.log.Info("API token created", "token", t.ID, "roles", strings.Join(names, ","), "by", by)
+	return api.TokenInfo{ID: t.ID, Name: t.Name, Roles: rs, Created: t.Created, Secret: secret}, nil
+}
+
+func (a *admin) RevokeToken(ctx context.Context, idOrName, by string) error {
+	if err := a.tokens.revoke(ctx, idOrName); err != nil {
+		return refusal(err)
+	}
+	a.log.Info("API token revoked", "token", idOrName, "by", by)
+	return nil
+}
+
+func (a *admin) Status(ctx context.Context) (api.Status, error) {
+	st := api.Status{
+		Cluster: a.cluster, Node: a.name, Version: a.version, FHIR: "R4", Started: a.started.UTC(),
+		Subscriptions: map[string]int{}, DiskFree: a.disk.free.Load(), DiskTotal: a.disk.total.Load(),
+	}
+	warnings, err := a.readiness(ctx)
+	st.Ready, st.Warnings = err == nil, warnings
+	if err != nil {
+		st.Warnings = append(st.Warnings, err.Error())
+	}
+	for _, s := range a.subs.all() {
+		st.Subscriptions[string(s.Status)]++
+	}
+	stats := a.store.Stats()
+	st.Pending, st.StoreBytes = stats.Pending, stats.FileBytes
+	for _, c := range stats.Counters {
+		st.SetAside += c.SetAside
+	}
+	st.SetAside += a.feed.unreadable.Load()
+	for _, l := range []struct {
+		name    string
+		applied record.Sequence
+	}{{stream.Events, stats.Position.Events}, {stream.Matches, stats.Position.Matches}, {stream.Outcomes, stats.Position.Outcomes}, {stream.Dead, stats.Position.Dead}} {
+		log, err := a.logStatus(ctx, l.name)
+		if err != nil {
+			return st, err
+		}
+		log.Applied = l.applied
+		st.Logs = append(st.Logs, log)
+		if l.name == stream.Dead {
+			st.Dead = int(log.Last - log.First + 1)
+		}
+	}
+	for _, p := range a.table.Names() {
+		b, _, found, err := blocks{a.server}.Newest(ctx, p)
+		if err != nil {
+			return st, err
+		}
+		state := api.PartitionState{Name: p, Mark: a.table.Base()}
+		if found {
+			state.Mark = b.Through
+		}
+		if last := st.Logs[0].Last; last > state.Mark {
+			state.Lag = uint64(last - state.Mark)
+		}
+		st.Partitions = append(st.Partitions, state)
+	}
+	return st, nil
+}
+
+func (a *admin) logStatus(ctx context.Context, name string) (api.LogStatus, error) {
+	s, err := a.server.JetStream().Stream(ctx, name)
+	if err != nil {
+		return api.LogStatus{}, fmt.Errorf("state of %s: %w", name, err)
+	}
+	st := s.CachedInfo().State
+	return api.LogStatus{Name: name, First: record.Sequence(st.FirstSeq), Last: record.Sequence(st.LastSeq), Bytes: st.Bytes}, nil
+}
+
+func (a *admin) Config(context.Context) (json.RawMessage, error) {
+	return yaml.YAMLToJSON([]byte(a.cfg.Show()))
+}

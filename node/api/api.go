@@ -1,0 +1,328 @@
+package api
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"path"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/carillon-fhir/carillon/match/fhir"
+)
+
+// Config is what a Handler needs. Backend, Admin and Tokens are demanded.
+type Config struct {
+	Backend Backend
+	Admin   Admin
+	Tokens  Tokens
+
+	// Metrics answers /metrics; without it there is none (404).
+	Metrics http.Handler
+
+	// Ready returns what the operator should know (such as a disk that fills), and an error
+	// while the node cannot do its work. Both texts are shown to anybody. Nil is always ready.
+	Ready func(ctx context.Context) (warnings []string, err error)
+
+	Log *slog.Logger // nil discards
+
+	Limits Limits
+
+	// PublicURL is scheme and host under which clients reach this node, such as
+	// https://carillon.example.org. Empty takes each request's Host.
+	PublicURL string
+
+	Version     string   // of Carillon
+	FHIR        string   // release name, R4 if empty; /fhir/{name} is an alias of /fhir
+	FHIRVersion string   // 4.0.1 if empty
+	Types       []string // the release's resource types
+
+	// InsecurePublic serves everybody everything while no token exists.
+	InsecurePublic bool
+}
+
+// Limits bound what one request may bring, in bytes after decompression. A zero field means
+// its default.
+type Limits struct {
+	Resource      int // a resource; 8 MiB
+	Bundle        int // a Bundle to be processed; 64 MiB
+	Line          int // a line of $ingest; 8 MiB
+	BundleEntries int // entries of a transaction; 999
+}
+
+func (l Limits) withDefaults() Limits {
+	def := func(v *int, d int) {
+		if *v <= 0 {
+			*v = d
+		}
+	}
+	def(&l.Resource, 8<<20)
+	def(&l.Bundle, 64<<20)
+	def(&l.Line, 8<<20)
+	def(&l.BundleEntries, 999)
+	return l
+}
+
+// server is the Handler's state, unchanged once made.
+type server struct {
+	backend        Backend
+	admin          Admin
+	tokens         Tokens
+	metrics        http.Handler
+	ready          func(context.Context) ([]string, error)
+	log            *slog.Logger
+	limits         Limits
+	publicURL      string
+	version        string
+	release        string // R4
+	fhirVersion    string // 4.0.1
+	types          map[string]bool
+	insecurePublic bool
+	origins        *http.CrossOriginProtection
+	mux            *http.ServeMux
+	capabilities   map[string]any
+}
+
+// call is one request on its way through.
+type call struct {
+	w       *statusWriter
+	r       *http.Request
+	id      string // X-Request-Id, the client's or ours
+	given   bool   // the id is the client's
+	base    string // absolute FHIR base, without a slash at its end
+	token   Token
+	login   bool   // token is who asks; without it no login was needed
+	mime    string // of a FHIR answer
+	pattern string
+}
+
+type callKey struct{}
+
+// New makes the Handler. It panics if the Config lacks a part or two routes contradict: both
+// are faults of the program.
+func New(cfg Config) http.Handler {
+	if cfg.Backend == nil || cfg.Admin == nil || cfg.Tokens == nil {
+		panic("api: Backend, Admin and Tokens are needed")
+	}
+	s := &server{
+		backend: cfg.Backend, admin: cfg.Admin, tokens: cfg.Tokens, metrics: cfg.Metrics, ready: cfg.Ready,
+		log: cfg.Log, limits: cfg.Limits.withDefaults(), publicURL: strings.TrimRight(cfg.PublicURL, "/"),
+		version: cfg.Version, release: cfg.FHIR, fhirVersion: cfg.FHIRVersion,
+		types: map[string]bool{}, insecurePublic: cfg.InsecurePublic,
+		origins: http.NewCrossOriginProtection(), mux: http.NewServeMux(),
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	if s.ready == nil {
+		s.ready = func(context.Context) ([]string, error) { return nil, nil }
+	}
+	if s.release == "" {
+		s.release, s.fhirVersion = "R4", "4.0.1"
+	}
+	for _, t := range cfg.Types {
+		// Abstract types have no instances, and Parameters no address (FHIR R4 2.42).
+		if t != "Resource" && t != "DomainResource" && t != "Parameters" {
+			s.types[t] = true
+		}
+	}
+	s.capabilities = s.capabilityStatement(time.Now())
+	for _, rt := range s.routes() {
+		s.mux.HandleFunc(rt.pattern, func(_ http.ResponseWriter, r *http.Request) {
+			c := r.Context().Value(callKey{}).(*call)
+			c.r, c.pattern = r, rt.pattern
+			if err := s.enter(c, rt); err != nil {
+				s.fail(c, err)
+			}
+		})
+	}
+	return s
+}
+
+// enter runs a route for whoever may.
+func (s *server) enter(c *call, rt route) error {
+	if err := s.admit(c, rt.pattern); err != nil {
+		return err
+	}
+	if err := c.negotiate(rt.face); err != nil {
+		return err
+	}
+	return rt.serve(s, c)
+}
+
+// ServeHTTP gives a request its id, finds its route, and sees that there is exactly one answer
+// and one line in the log, whatever happens.
+func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	start := time.Now()
+	c := &call{w: &statusWriter{ResponseWriter: w}, mime: mimeFHIR}
+	c.id, c.given = requestID(r)
+	c.r = r.WithContext(context.WithValue(r.Context(), callKey{}, c))
+	c.w.Header().Set("X-Request-Id", c.id)
+	c.w.Header().Set("X-Content-Type-Options", "nosniff")
+
+	defer func() {
+		if p := recover(); p != nil {
+			s.recovered(c, p)
+		}
+		s.log.Debug("request", "id", c.id, "method", r.Method, "route", c.pattern, "status", c.w.status, "took", time.Since(start))
+	}()
+	if err := s.rebase(c); err != nil {
+		s.fail(c, err)
+		return
+	}
+	if _, pattern := s.mux.Handler(c.r); pattern == "" {
+		s.fail(c, s.unrouted(c.r))
+		return
+	}
+	s.mux.ServeHTTP(c.w, c.r)
+}
+
+// recovered answers for a handler that panicked. The panic's value may hold anything, so only
+// the stack is logged.
+func (s *server) recovered(c *call, p any) {
+	if p == http.ErrAbortHandler {
+		panic(p) // the server's own way to drop a connection
+	}
+	s.log.Error("request panicked", "id", c.id, "method", c.r.Method, "route", c.pattern, "panic", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
+	if c.w.status == 0 {
+		s.fail(c, fhir.Refuse(fhir.IssueException, "", ""))
+	}
+}
+
+// rebase turns the aliases of the FHIR base into /fhir and finds its absolute form. Paths that
+// are not clean are refused: a redirect would lose the method's meaning.
+func (s *server) rebase(c *call) error {
+	p := c.r.URL.Path
+	base := "/fhir"
+	for _, name := range []string{"R4", "R4B", "R5", "R6"} {
+		rest, ok := strings.CutPrefix(p, "/fhir/"+name)
+		if !ok || rest != "" && rest[0] != '/' {
+			continue
+		}
+		if name != s.release {
+			return fhir.Refuse(fhir.IssueNotFound, "", fmt.Sprintf("this cluster speaks FHIR %s, at /fhir and /fhir/%s", s.release, s.release))
+		}
+		base, p = "/fhir/"+name, "/fhir"+rest
+	}
+	if p == "/fhir/" {
+		p = "/fhir"
+	}
+	if p == "" || path.Clean(p) != p {
+		return notFound(c.r)
+	}
+	if p != c.r.URL.Path {
+		u := *c.r.URL
+		u.Path, u.RawPath = p, ""
+		c.r.URL = &u // c.r is our own copy
+	}
+	c.base = s.origin(c.r) + base
+	return nil
+}
+
+// origin is scheme and host that absolute URLs are built on.
+func (s *server) origin(r *http.Request) string {
+	switch {
+	case s.publicURL != "":
+		return s.publicURL
+	case r.TLS != nil:
+		return "https://" + r.Host
+	}
+	return "http://" + r.Host
+}
+
+// unrouted tells an unknown path from a method that a known path does not have.
+func (s *server) unrouted(r *http.Request) error {
+	var allow []string
+	for _, m := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"} {
+		probe := *r
+		probe.Method = m
+		if _, pattern := s.mux.Handler(&probe); pattern != "" {
+			allow = append(allow, m)
+		}
+	}
+	if allow == nil {
+		return notFound(r)
+	}
+	return notAllowed(r.Method, allow...)
+}
+
+func notFound(r *http.Request) error {
+	if strings.HasPrefix(r.URL.Path, "/fhir") {
+		return fhir.Refuse(fhir.IssueNotFound, "", "there is no such address; GET /fhir/metadata lists what there is")
+	}
+	return fhir.Refuse(fhir.IssueNotFound, "", "there is no such address; FHIR is at /fhir, the administration API at /admin/api/v1")
+}
+
+func notAllowed(method string, allow ...string) error {
+	list := strings.Join(allow, ", ")
+	return &refusal{
+		status: http.StatusMethodNotAllowed,
+		err:    fhir.Refuse(fhir.IssueNotSupported, "", fmt.Sprintf("method %s is not allowed here; these are: %s", printable(method), list)),
+		header: http.Header{"Allow": {list}},
+	}
+}
+
+// fail answers an error. The one who answers it logs it, if it is ours.
+func (s *server) fail(c *call, err error) {
+	j := judge(c.r.Context(), err, c.precondition())
+	if j.fault {
+		s.log.Error("request failed", "id", c.id, "method", c.r.Method, "route", c.pattern, "err", err)
+	}
+	for k, v := range j.header {
+		c.w.Header()[k] = v
+	}
+	for _, k := range []string{"ETag", "Last-Modified", "Location"} {
+		c.w.Header().Del(k)
+	}
+	c.send(j.status, c.mime, encode(j.outcome(c.id)))
+}
+
+// precondition reports whether the client made its request depend on the resource's state.
+func (c *call) precondition() bool {
+	return c.r.Header.Get("If-Match") != "" || c.r.Header.Get("If-None-Exist") != ""
+}
+
+// requestID takes the client's X-Request-Id, so that one id follows a request through several
+// systems, or makes one. What could not stand in a header or a log line is replaced.
+func requestID(r *http.Request) (id string, given bool) {
+	id = r.Header.Get("X-Request-Id")
+	if id != "" && len(id) <= 128 && !strings.ContainsFunc(id, func(c rune) bool { return c <= ' ' || c > '~' || c == '"' || c == '\\' }) {
+		return id, true
+	}
+	return strings.ToLower(rand.Text()[:20]), false
+}
+
+// printable keeps a word of the client's from being anything but a word in our answers.
+func printable(s string) string {
+	if len(s) > 64 {
+		s = s[:64] + "…"
+	}
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return '?'
+		}
+		return r
+	}, s)
+}
+
+// hasType refuses a type that the release has not.
+func (s *server) hasType(typ string) error {
+	if s.types[typ] {
+		return nil
+	}
+	return fhir.Refuse(fhir.IssueNotFound, "", fmt.Sprintf("%s has no resource type %q", s.release, printable(typ)))
+}
+
+// sortedTypes lists the resource types by name.
+func (s *server) sortedTypes() []string {
+	out := make([]string, 0, len(s.types))
+	for t := range s.types {
+		out = append(out, t)
+	}
+	slices.Sort(out)
+	return out
+}

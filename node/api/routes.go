@@ -1,0 +1,89 @@
+package api
+
+import (
+	"net/http"
+)
+
+// route is an address with a method, and what it does. Every one needs a line in policy.
+type route struct {
+	pattern string // of http.ServeMux
+	face    face
+	serve   func(*server, *call) error
+}
+
+// routes lists everything that is answered. A pattern with GET answers HEAD as well.
+func (s *server) routes() []route {
+	rs := []route{
+		{"GET /livez", facePlain, (*server).livez},
+		{"GET /readyz", facePlain, (*server).readyz},
+
+		{"GET /fhir/metadata", faceFHIR, (*server).metadata},
+		{"POST /fhir", faceFHIR, (*server).bundle},
+		{"POST /fhir/$feed", faceFHIR, (*server).feedEvent},
+		{"POST /fhir/$ingest", faceFHIR, (*server).ingest},
+		{"GET /fhir/{Type}", faceFHIR, (*server).search},
+		{"POST /fhir/{Type}/_search", faceFHIR, (*server).searchForm},
+		{"POST /fhir/{Type}", faceFHIR, (*server).create},
+		{"GET /fhir/{Type}/{id}", faceFHIR, (*server).read},
+		{"PUT /fhir/{Type}/{id}", faceFHIR, (*server).update},
+		{"PATCH /fhir/{Type}/{id}", faceFHIR, (*server).patch},
+		{"DELETE /fhir/{Type}/{id}", faceFHIR, (*server).delete},
+		{"GET /fhir/{Type}/{id}/_history", faceFHIR, (*server).history},
+		{"GET /fhir/{Type}/{id}/_history/{vid}", faceFHIR, (*server).vread},
+		{"POST /fhir/{Type}/{id}/$resend", faceFHIR, (*server).resend},
+		{"GET /fhir/Subscription/{id}/$explain", faceFHIR, (*server).explain},
+		{"POST /fhir/Subscription/{id}/$explain", faceFHIR, (*server).explain},
+		{"POST /fhir/Subscription/$validate", faceFHIR, (*server).validate},
+
+		{"GET /admin/api/v1/subscriptions", faceJSON, (*server).adminSubscriptions},
+		{"GET /admin/api/v1/subscriptions/{id}", faceJSON, (*server).adminSubscription},
+		{"POST /admin/api/v1/subscriptions/{id}/pause", faceJSON, (*server).adminPause},
+		{"POST /admin/api/v1/subscriptions/{id}/resume", faceJSON, (*server).adminResume},
+		{"GET /admin/api/v1/subscriptions/{id}/events", faceJSON, (*server).adminEvents},
+		{"GET /admin/api/v1/dlq", faceJSON, (*server).adminDeadLetters},
+		{"GET /admin/api/v1/dlq/{id}", faceJSON, (*server).adminDeadLetter},
+		{"POST /admin/api/v1/dlq/replay", faceJSON, (*server).adminReplay},
+		{"POST /admin/api/v1/dlq/purge", faceJSON, (*server).adminPurge},
+		{"GET /admin/api/v1/attempts", faceJSON, (*server).adminAttempts},
+		{"GET /admin/api/v1/tokens", faceJSON, (*server).adminTokens},
+		{"POST /admin/api/v1/tokens", faceJSON, (*server).adminCreateToken},
+		{"DELETE /admin/api/v1/tokens/{id}", faceJSON, (*server).adminRevokeToken},
+		{"GET /admin/api/v1/status", faceJSON, (*server).adminStatus},
+		{"GET /admin/api/v1/config", faceJSON, (*server).adminConfig},
+		{"POST /admin/api/v1/explain", faceJSON, (*server).adminExplain},
+		{"POST /admin/api/v1/resend", faceJSON, (*server).adminResend},
+	}
+	if s.metrics != nil {
+		rs = append(rs, route{"GET /metrics", facePlain, (*server).showMetrics})
+	}
+	return rs
+}
+
+// livez says that the process answers; a supervisor restarts it when it does not.
+func (s *server) livez(c *call) error {
+	return c.sendJSON(http.StatusOK, map[string]string{"status": "alive"})
+}
+
+// readiness is the answer of /readyz.
+type readiness struct {
+	Ready    bool     `json:"ready"`
+	Reason   string   `json:"reason,omitempty"`
+	Warnings []string `json:"warnings"`
+}
+
+// readyz says whether the node can do its work; a load balancer sends requests elsewhere while
+// it cannot.
+func (s *server) readyz(c *call) error {
+	warnings, err := s.ready(c.r.Context())
+	r := readiness{Ready: err == nil, Warnings: append([]string{}, warnings...)}
+	status := http.StatusOK
+	if err != nil {
+		r.Reason, status = err.Error(), http.StatusServiceUnavailable
+	}
+	return c.sendJSON(status, r)
+}
+
+func (s *server) showMetrics(c *call) error {
+	s.metrics.ServeHTTP(c.w, c.r)
+	return nil
+}

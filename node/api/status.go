@@ -1,0 +1,15 @@
+package api
+
+import (
+	"net/http"
+
+	"github.com/carillon-fhir/carillon/match/fhir"
+)
+
+// StatusOf is the HTTP status of a refusal, for faces other than HTTP that show it too.
+func StatusOf(e *fhir.Error) int {
+	if e == nil || len(e.Issues) == 0 {
+		return http.StatusInternalServerError
+	}
+	return statusOf(e.Issues[0].Type, true)
+}

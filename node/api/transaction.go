@@ -1,0 +1,297 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/carillon-fhir/carillon/match/fhir"
+)
+
+// transaction is a Bundle that happens whole or not at all. Preparing reads (conditional
+// creates and references, patches, owners); what was read goes into the writes as demands, so
+// that committing fails where somebody changed it meanwhile, and all is prepared again.
+type transaction struct {
+	s        *server
+	c        *call
+	entries  []*entry
+	creates  map[int]Write // by entry: POSTs, with the ids that they get unless something matches
+	prepared bool          // something was read
+	answers  []bundleEntry // by entry
+
+	// Made anew by each preparation:
+	targets map[string]string // fullUrl → Type/id
+	found   map[string]string // conditional references already looked up
+	writes  []Write           // in FHIR's order
+	of      []int             // entry of each write
+}
+
+func (s *server) newTransaction(c *call, entries []*entry) (*transaction, error) {
+	tx := &transaction{s: s, c: c, entries: entries, creates: map[int]Write{}, answers: make([]bundleEntry, len(entries))}
+	if err := tx.unique(); err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		if e.method != http.MethodPost {
+			continue
+		}
+		w, err := c.prepareCreate(e.res, fmt.Sprintf("entry %d", e.n), e.ifNoneExist)
+		if err != nil {
+			return nil, place(err, e.n)
+		}
+		tx.creates[e.n] = w
+	}
+	return tx, nil
+}
+
+// unique refuses entries that would change one resource twice, and names that stand for two:
+// the outcome would depend on their order (FHIR R4 3.1.0.11.2).
+func (tx *transaction) unique() error {
+	seen := map[string]int{}
+	once := func(what, name string, n int) error {
+		if first, twice := seen[what+name]; twice {
+			return place(fhir.Refuse(fhir.IssueInvariant, "", fmt.Sprintf("entry %d of the transaction has the same %s", first, what)), n)
+		}
+		seen[what+name] = n
+		return nil
+	}
+	for _, e := range tx.entries {
+		var err error
+		switch e.method {
+		case http.MethodGet, http.MethodHead:
+			continue
+		case http.MethodPost:
+			if e.ifNoneExist != "" {
+				err = once("ifNoneExist", e.target.key.Type+"?"+e.ifNoneExist, e.n)
+			}
+		default:
+			err = once("resource", e.target.key.String(), e.n)
+		}
+		if err == nil && e.fullURL != "" {
+			err = once("fullUrl", e.fullURL, e.n)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// commit prepares the writes and makes them.
+func (tx *transaction) commit(ctx context.Context) error {
+	if err := tx.prepare(ctx); err != nil {
+		return err
+	}
+	if len(tx.writes) == 0 {
+		return nil
+	}
+	done, err := tx.s.backend.Transaction(ctx, tx.writes)
+	if err != nil {
+		var at *EntryError
+		if errors.As(err, &at) && at.Index >= 0 && at.Index < len(tx.of) {
+			return place(err, tx.of[at.Index])
+		}
+		return err
+	}
+	if len(done) != len(tx.writes) {
+		return fmt.Errorf("the transaction of %d writes was answered with %d", len(tx.writes), len(done))
+	}
+	for i, w := range done {
+		if tx.writes[i].Interaction == fhir.Delete {
+			w.Body = nil
+		}
+		tx.answers[tx.of[i]] = tx.c.writtenEntry(w)
+	}
+	return nil
+}
+
+// prepare makes the writes in FHIR's order: DELETE, POST, PUT and PATCH.
+func (tx *transaction) prepare(ctx context.Context) error {
+	tx.targets, tx.found = map[string]string{}, map[string]string{}
+	tx.writes, tx.of = nil, nil
+	matched := map[int]bool{}
+	for _, e := range tx.entries {
+		target := e.target.key.String()
+		switch e.method {
+		case http.MethodPost:
+			w := tx.creates[e.n]
+			target = w.Key.String()
+			if w.IfNoneExist != "" {
+				there, err := tx.existing(ctx, e, w)
+				if err != nil {
+					return place(err, e.n)
+				}
+				if there != nil {
+					matched[e.n], target = true, there.Key.String()
+				}
+			}
+		case http.MethodPut:
+		default:
+			continue
+		}
+		if e.fullURL != "" {
+			tx.targets[e.fullURL] = target
+		}
+	}
+	for _, methods := range [][]string{{http.MethodDelete}, {http.MethodPost}, {http.MethodPut, http.MethodPatch}} {
+		for _, e := range tx.entries {
+			if !slices.Contains(methods, e.method) || matched[e.n] {
+				continue
+			}
+			w, err := tx.write(ctx, e)
+			if err != nil {
+				return place(err, e.n)
+			}
+			tx.writes, tx.of = append(tx.writes, w), append(tx.of, e.n)
+		}
+	}
+	return nil
+}
+
+// existing answers a conditional create whose resource is there already; nil if it is not.
+func (tx *transaction) existing(ctx context.Context, e *entry, w Write) (*Resource, error) {
+	q, err := url.ParseQuery(w.IfNoneExist)
+	if err != nil {
+		return nil, badRequest("ifNoneExist cannot be read: check its % escapes")
+	}
+	tx.prepared = true
+	found, err := tx.s.backend.Search(ctx, w.Key.Type, q)
+	switch {
+	case err != nil:
+		return nil, err
+	case found.Total > 1 || len(found.Matches) > 1:
+		return nil, fhir.Refuse(fhir.IssueDuplicate, "Bundle.request.ifNoneExist", "several resources match")
+	case len(found.Matches) == 0:
+		return nil, nil
+	}
+	r := found.Matches[0]
+	tx.answers[e.n] = tx.c.writtenEntry(Written{Key: r.Key, Version: r.Version, Time: r.Time, Interaction: fhir.Unchanged, Body: r.Body})
+	return &r, nil
+}
+
+// write makes the write of one entry, its links resolved.
+func (tx *transaction) write(ctx context.Context, e *entry) (w Write, err error) {
+	place := fmt.Sprintf("entry %d", e.n)
+	switch e.method {
+	case http.MethodDelete:
+		w, err = tx.c.prepareDelete(e.target.key, place, e.ifMatch)
+	case http.MethodPost:
+		w = tx.creates[e.n]
+	case http.MethodPut:
+		w, err = tx.c.prepareUpdate(e.res, e.target.key.ID, place, e.ifMatch)
+	default:
+		tx.prepared = true
+		w, err = tx.s.preparePatch(ctx, tx.c, e.target.key, e.patch, e.ifMatch, place)
+	}
+	if err != nil {
+		return w, err
+	}
+	if len(w.Body) > 0 {
+		if w.Body, err = tx.link(ctx, e, w.Body); err != nil {
+			return w, err
+		}
+	}
+	if tx.c.mustOwn(w.Key.Type) {
+		tx.prepared = true
+		return tx.s.ownedWrite(ctx, tx.c, w)
+	}
+	return w, nil
+}
+
+// link resolves the links of one resource within the transaction.
+func (tx *transaction) link(ctx context.Context, e *entry, body []byte) ([]byte, error) {
+	t, err := parseStrict(body, len(body)+1, 0)
+	if err != nil {
+		return nil, err
+	}
+	l := linker{
+		reference: func(v string) (string, bool, error) { return tx.reference(ctx, e, v) },
+		link: func(v string) (string, bool) {
+			target, ok := tx.targets[v]
+			return target, ok && strings.HasPrefix(v, "urn:")
+		},
+	}
+	out, err := l.rewrite(t)
+	if err != nil {
+		return nil, err
+	}
+	if len(out) > tx.s.limits.Resource {
+		return nil, tooLong("resource", tx.s.limits.Resource)
+	}
+	return out, nil
+}
+
+// reference resolves a Reference.reference: the fullUrl of another entry, absolute or relative
+// to the base of this entry's own (FHIR R4 2.36.4.1), or a search that finds one resource.
+func (tx *transaction) reference(ctx context.Context, e *entry, v string) (string, bool, error) {
+	if target, ok := tx.targets[v]; ok {
+		return target, true, nil
+	}
+	if base, ok := baseOf(e.fullURL); ok {
+		if target, ok := tx.targets[base+v]; ok {
+			return target, target != v, nil
+		}
+	}
+	typ, query, conditional := strings.Cut(v, "?")
+	if !conditional || !tx.s.types[typ] {
+		return "", false, nil
+	}
+	if target, ok := tx.found[v]; ok {
+		return target, true, nil
+	}
+	target, err := tx.conditional(ctx, typ, query)
+	if err == nil {
+		tx.found[v] = target
+	}
+	return target, true, err
+}
+
+// baseOf is what stands before Type/id in an http fullUrl.
+func baseOf(fullURL string) (string, bool) {
+	if !strings.HasPrefix(fullURL, "http://") && !strings.HasPrefix(fullURL, "https://") {
+		return "", false
+	}
+	i := strings.LastIndexByte(fullURL, '/')
+	if i = strings.LastIndexByte(fullURL[:i], '/'); i < len("https://") {
+		return "", false
+	}
+	return fullURL[:i+1], true
+}
+
+// conditional finds the one resource that a conditional reference means.
+func (tx *transaction) conditional(ctx context.Context, typ, query string) (string, error) {
+	q, err := url.ParseQuery(query)
+	if err != nil || len(q) == 0 {
+		return "", fhir.Refuse(fhir.IssueValue, "Bundle.resource", "a conditional reference has a query that cannot be read")
+	}
+	tx.prepared = true
+	found, err := tx.s.backend.Search(ctx, typ, q)
+	switch {
+	case err != nil:
+		return "", err
+	case len(found.Matches) == 0:
+		return "", fhir.Refuse(fhir.IssueProcessing, "Bundle.resource", "a conditional reference to "+typ+" finds no resource")
+	case len(found.Matches) > 1 || found.Total > 1:
+		return "", fhir.Refuse(fhir.IssueDuplicate, "Bundle.resource", "a conditional reference to "+typ+" finds several resources")
+	}
+	return found.Matches[0].Key.String(), nil
+}
+
+// lookups answers the GETs, which come last and see what was written. The changes stand
+// whatever becomes of them.
+func (tx *transaction) lookups(ctx context.Context) {
+	for _, e := range tx.entries {
+		if e.method != http.MethodGet && e.method != http.MethodHead {
+			continue
+		}
+		done, err := tx.s.lookup(ctx, tx.c, e)
+		if err != nil {
+			done = tx.s.failedEntry(tx.c, place(err, e.n), false)
+		}
+		tx.answers[e.n] = done
+	}
+}

@@ -1,0 +1,215 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+
+	"github.com/carillon-fhir/carillon/match"
+	"github.com/carillon-fhir/carillon/match/fhir"
+	"github.com/carillon-fhir/carillon/match/fhir/json"
+	"github.com/carillon-fhir/carillon/match/fhir/record"
+	"github.com/carillon-fhir/carillon/match/index"
+	"github.com/carillon-fhir/carillon/match/search"
+	"github.com/carillon-fhir/carillon/node/api"
+)
+
+// backend reads and writes resources for the HTTP face (api.Backend). Reads see everything
+// that this node has acknowledged, also what a NATS producer wrote a moment ago.
+type backend struct{ *gate }
+
+// current waits until the projection holds all that was acknowledged here.
+func (b backend) current(ctx context.Context) error { return b.ring.wait(ctx, b.events.Durable()) }
+
+func (b backend) Read(ctx context.Context, key fhir.Key) (api.Resource, error) {
+	if err := b.current(ctx); err != nil {
+		return api.Resource{}, err
+	}
+	res, known, err := b.store.Resource(key)
+	if err != nil {
+		return api.Resource{}, err
+	}
+	if !known {
+		return api.Resource{}, notFound(key)
+	}
+	return b.version(ctx, key, res.Version)
+}
+
+func (b backend) VRead(ctx context.Context, key fhir.Key, version record.Sequence) (api.Resource, error) {
+	if err := b.current(ctx); err != nil {
+		return api.Resource{}, err
+	}
+	v, ok, err := b.store.Before(version)
+	if err != nil {
+		return api.Resource{}, err
+	}
+	if !ok || v.Key != key {
+		return api.Resource{}, fhir.Refuse(fhir.IssueNotFound, "", fmt.Sprintf("%s has no version %d", key, version))
+	}
+	return b.version(ctx, key, version)
+}
+
+// version reads one effective version.
+func (b backend) version(ctx context.Context, key fhir.Key, version record.Sequence) (api.Resource, error) {
+	v, ok, err := b.store.Before(version)
+	if err != nil {
+		return api.Resource{}, err
+	}
+	if !ok {
+		return api.Resource{}, fmt.Errorf("%s version %d is not in the store", key, version)
+	}
+	e, err := b.versions.Event(ctx, version)
+	if err != nil {
+		return api.Resource{}, fmt.Errorf("read %s version %d: %w", key, version, err)
+	}
+	out := api.Resource{Key: key, Version: version, Time: v.Time, Interaction: v.Interaction, Deleted: v.Interaction == fhir.Delete}
+	if key.Type == "Subscription" {
+		if s := b.subs.get(key.ID); s != nil {
+			out.Owner = s.owner
+		}
+	}
+	if !out.Deleted {
+		out.Body, err = shown(e)
+	}
+	return out, err
+}
+
+func (b backend) History(ctx context.Context, key fhir.Key, count int, before record.Sequence) (versions []api.Resource, more bool, err error) {
+	if err := b.current(ctx); err != nil {
+		return nil, false, err
+	}
+	known := false
+	for v, err := range b.store.History(key) {
+		if err != nil {
+			return nil, false, err
+		}
+		known = true
+		if before != 0 && v.Sequence >= before {
+			continue
+		}
+		if len(versions) == count {
+			return versions, true, nil
+		}
+		r, err := b.version(ctx, key, v.Sequence)
+		if err != nil {
+			return nil, false, err
+		}
+		versions = append(versions, r)
+	}
+	if !known {
+		return nil, false, notFound(key)
+	}
+	return versions, false, nil
+}
+
+func (b backend) Search(ctx context.Context, typ string, query url.Values) (api.Found, error) {
+	if err := b.current(ctx); err != nil {
+		return api.Found{}, err
+	}
+	return b.search.find(ctx, typ, query)
+}
+
+func (b backend) ValidateSubscription(_ context.Context, body []byte) ([]fhir.Issue, error) {
+	sub, err := b.subs.validate(body)
+	if err != nil {
+		return nil, err
+	}
+	if !b.subs.channelOn(sub.Channel.Type) {
+		return []fhir.Issue{channelOff(sub.Channel.Type)}, nil
+	}
+	return nil, nil
+}
+
+func channelOff(channel string) fhir.Issue {
+	return fhir.Issue{Type: fhir.IssueNotSupported, Expression: "Subscription.channel.type",
+		Diagnostics: fmt.Sprintf("channel type %s is switched off here (delivery.channels), so the Subscription stays requested", channel)}
+}
+
+// Explain asks the compiled criteria that match events, at the place of the event.
+func (b backend) Explain(ctx context.Context, q api.ExplainQuery) (api.Explanation, error) {
+	if err := b.current(ctx); err != nil {
+		return api.Explanation{}, err
+	}
+	sub := b.subs.get(q.Subscription)
+	if sub == nil || sub.deleted {
+		return api.Explanation{}, notFound(fhir.Key{Type: "Subscription", ID: q.Subscription})
+	}
+	ask, version, err := b.question(ctx, q)
+	if err != nil {
+		return api.Explanation{}, err
+	}
+	answer, err := match.Explain(b.subs.index, ask)
+	if err != nil {
+		return api.Explanation{}, err
+	}
+	out := api.Explanation{
+		Subscription: q.Subscription,
+		Status:       string(sub.Status),
+		Version:      version,
+		Interaction:  ask.Interaction,
+		Matches:      answer.Matches,
+	}
+	if q.Body == nil {
+		out.Resource = q.Key.String()
+	}
+	for _, c := range answer.Conditions {
+		out.Conditions = append(out.Conditions, api.Condition{Text: c.Text, Met: c.Met, Note: c.Note, Found: c.Found})
+	}
+	return out, nil
+}
+
+// question finds the state that is asked about: a body that is given, or a stored version; of
+// a delete the state before it, which is what a delete is matched by.
+func (b backend) question(ctx context.Context, q api.ExplainQuery) (ask match.Question, version record.Sequence, err error) {
+	if q.Body != nil {
+		ask = match.Question{Subscription: q.Subscription, At: index.Newest, Interaction: fhir.Update}
+		ask.Resource, err = b.resource(q.Body, search.Envelope{})
+		return ask, 0, err
+	}
+	version = q.Version
+	if version == 0 {
+		res, known, err := b.store.Resource(q.Key)
+		if err != nil {
+			return ask, 0, err
+		}
+		if !known {
+			return ask, 0, notFound(q.Key)
+		}
+		version = res.Version
+	}
+	v, ok, err := b.store.Before(version)
+	if err != nil {
+		return ask, 0, err
+	}
+	if !ok || v.Key != q.Key {
+		return ask, 0, fhir.Refuse(fhir.IssueNotFound, "", fmt.Sprintf("%s has no version %d", q.Key, version))
+	}
+	state := version
+	if v.Interaction == fhir.Delete {
+		state = v.Previous
+	}
+	ask = match.Question{Subscription: q.Subscription, At: version, Time: v.Time, Interaction: v.Interaction}
+	if state == 0 {
+		return ask, 0, fhir.Refuse(fhir.IssueProcessing, "", fmt.Sprintf("version %d deletes a resource whose state was never seen, so there is nothing to evaluate", version))
+	}
+	e, err := b.versions.Event(ctx, state)
+	if err != nil {
+		return ask, 0, err
+	}
+	ask.Resource, err = b.resource(e.Body, search.Envelope{ID: string(q.Key.ID), LastUpdated: e.Time})
+	return ask, version, err
+}
+
+func (b backend) resource(body []byte, e search.Envelope) (*search.Resource, error) {
+	t, err := json.Parse(body, json.Limits{})
+	if err != nil {
+		return nil, fhir.Refuse(fhir.IssueStructure, "", err.Error())
+	}
+	r := search.NewResource(b.search.defs, t)
+	r.Reset(t, e)
+	return r, nil
+}
+
+func notFound(key fhir.Key) error {
+	return fhir.Refuse(fhir.IssueNotFound, "", key.String()+" is not known here")
+}

@@ -1,0 +1,274 @@
+package config
+
+import (
+	"crypto/tls"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// nameGrammar is what a cluster or a node may be called: the name becomes part of a file name.
+var nameGrammar = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+
+// Validate looks whether the values are possible, each for itself and together. It returns an
+// *Error with every problem.
+func (c Config) Validate() error {
+	if p := c.problems(); len(p) > 0 {
+		return &Error{Problems: p}
+	}
+	return nil
+}
+
+// CheckListeners refuses listeners that others can reach but that nothing protects. It is apart
+// from Validate because --insecure-public switches it off. Whether there is any login can only
+// be told by the logs, so the node looks at the tokens itself.
+func (c Config) CheckListeners() error {
+	if c.Run.InsecurePublic {
+		return nil
+	}
+	v := &validation{cfg: c}
+	if !Loopback(c.Node.HTTP) && c.Security.TLS.Cert == "" {
+		v.refuse("node.http", "%s can be reached from other machines but has no TLS; set security.tls.cert and security.tls.key, or listen on loopback, or start with --insecure-public", c.Node.HTTP)
+	}
+	if !Loopback(c.Node.NATS) {
+		v.refuse("node.nats", "%s can be reached from other machines, and this version has no logins for NATS clients; listen on loopback, or start with --insecure-public", c.Node.NATS)
+	}
+	if len(v.problems) > 0 {
+		return &Error{Problems: v.problems}
+	}
+	return nil
+}
+
+// Refuse makes the *Error of a problem with one key that shows only later, naming where the
+// key's value came from.
+func (c Config) Refuse(key, format string, args ...any) error {
+	v := &validation{cfg: c}
+	v.refuse(key, format, args...)
+	return &Error{Problems: v.problems}
+}
+
+// Loopback reports whether a listen address can be reached from this machine alone. A host
+// name other than localhost counts as public: what it resolves to may change.
+func Loopback(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return false
+	}
+	if host == "localhost" {
+		return true
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.IsLoopback()
+}
+
+type validation struct {
+	cfg      Config
+	problems []Problem
+}
+
+func (v *validation) refuse(key, format string, args ...any) {
+	where, known := v.cfg.origin[key]
+	if !known { // a part of a value, such as delivery.retry.schedule.max
+		where = v.cfg.origin[key[:max(0, strings.LastIndexByte(key, '.'))]]
+	}
+	v.problems = append(v.problems, Problem{Where: where, Key: key, Text: fmt.Sprintf(format, args...)})
+}
+
+func (c Config) problems() []Problem {
+	v := &validation{cfg: c}
+	v.names()
+	v.node()
+	v.fhir()
+	v.delivery()
+	v.egress()
+	v.tls()
+	v.limits()
+	v.oneOf("observability.log.level", c.Observability.Log.Level, "debug", "info", "warn", "error")
+	v.oneOf("observability.log.format", c.Observability.Log.Format, "auto", "text", "json")
+	if c.Durability == "interval" {
+		v.refuse("durability", "interval is not available in this version; always is the only value")
+	} else {
+		v.oneOf("durability", c.Durability, "always")
+	}
+	return v.problems
+}
+
+func (v *validation) oneOf(key, value string, allowed ...string) {
+	if slices.Contains(allowed, value) {
+		return
+	}
+	v.refuse(key, "%q is not %s", value, strings.Join(allowed, " or "))
+}
+
+func (v *validation) names() {
+	if !nameGrammar.MatchString(v.cfg.Cluster.Name) {
+		v.refuse("cluster.name", "%q is not 1 to 64 letters, digits, - and _", v.cfg.Cluster.Name)
+	}
+	if n := v.cfg.Run.Node; n != "" && !nameGrammar.MatchString(n) {
+		v.problems = append(v.problems, Problem{Where: "--node", Text: fmt.Sprintf("%q is not 1 to 64 letters, digits, - and _", n)})
+	}
+}
+
+func (v *validation) node() {
+	n := v.cfg.Node
+	if n.Data == "" {
+		v.refuse("node.data", "a node needs a folder for its data")
+	}
+	v.listener("node.http", n.HTTP)
+	v.listener("node.nats", n.NATS)
+	if _, port, _ := net.SplitHostPort(n.HTTP); n.HTTP == n.NATS && port != "0" {
+		v.refuse("node.nats", "%s is the address of node.http already", n.NATS)
+	}
+	if n.PublicURL != "" {
+		v.url("node.public_url", n.PublicURL)
+	}
+}
+
+func (v *validation) listener(key, address string) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		v.refuse(key, "%q is not of the form host:port", address)
+		return
+	}
+	if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {
+		v.refuse(key, "%q has no port between 0 and 65535", address)
+	}
+	if strings.ContainsAny(host, "/ ") {
+		v.refuse(key, "%q is not of the form host:port", address)
+	}
+}
+
+// url checks an absolute http or https URL that other URLs are made from.
+func (v *validation) url(key, text string) {
+	u, err := url.Parse(text)
+	switch {
+	case err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https"):
+		v.refuse(key, "not an absolute http or https URL") // not shown: it may hold a password
+	case u.User != nil:
+		v.refuse(key, "a URL here must not hold a user or password")
+	case u.RawQuery != "" || u.Fragment != "":
+		v.refuse(key, "%q must not have a query or fragment", text)
+	}
+}
+
+func (v *validation) fhir() {
+	switch v.cfg.FHIR.Version {
+	case "R4":
+	case "R4B", "R5":
+		v.refuse("fhir.version", "%s comes with a later version; R4 is the only value", v.cfg.FHIR.Version)
+	default:
+		v.oneOf("fhir.version", v.cfg.FHIR.Version, "R4")
+	}
+	for _, u := range v.cfg.FHIR.BaseURLs {
+		v.url("fhir.base_urls", u)
+	}
+}
+
+func (v *validation) delivery() {
+	d := v.cfg.Delivery
+	v.oneOf("delivery.rest_hook.style", d.RestHook.Style, "fhir", "webhook")
+	v.between("delivery.rest_hook.timeout", d.RestHook.Timeout, 100*time.Millisecond, 2*time.Minute)
+	v.schedule(d.Retry.Schedule)
+	if d.Retry.Jitter < 0 || d.Retry.Jitter > 0.5 {
+		v.refuse("delivery.retry.jitter", "%g is not between 0 and 0.5", d.Retry.Jitter)
+	}
+	if d.Retry.MaxAge != 0 {
+		v.between("delivery.retry.max_age", d.Retry.MaxAge, time.Minute, 10*365*24*time.Hour)
+	}
+	v.oneOf("delivery.on_exhausted", d.OnExhausted, "dead-letter", "error")
+	v.count("delivery.concurrency", d.Concurrency, 1, 256)
+	v.oneOf("delivery.order", d.Order, "resource", "strict")
+	for _, ch := range d.Channels {
+		if ch != "rest-hook" {
+			v.refuse("delivery.channels", "this version has no channel %q; rest-hook is the only value", ch)
+		}
+	}
+}
+
+func (v *validation) schedule(s Schedule) {
+	const key = "delivery.retry.schedule"
+	const longest = 30 * 24 * time.Hour
+	if len(s.Waits) > 0 {
+		for _, w := range s.Waits {
+			v.between(key, w, time.Millisecond, longest)
+		}
+		return
+	}
+	v.between(key+".initial", s.Initial, time.Millisecond, longest)
+	v.between(key+".max", s.Max, max(s.Initial, time.Millisecond), longest)
+	if !(s.Factor >= 1 && s.Factor <= 100) { // a NaN is refused too
+		v.refuse(key+".factor", "%g is not between 1 and 100", s.Factor)
+	}
+}
+
+func (v *validation) between(key string, d, least, most time.Duration) {
+	if d < least || d > most {
+		v.refuse(key, "%s is not between %s and %s", formatDuration(d), formatDuration(least), formatDuration(most))
+	}
+}
+
+func (v *validation) count(key string, n, least, most int) {
+	if n < least || n > most {
+		v.refuse(key, "%d is not between %d and %d", n, least, most)
+	}
+}
+
+func (v *validation) egress() {
+	v.networks("delivery.egress.allow", v.cfg.Delivery.Egress.Allow)
+	v.networks("delivery.egress.deny", v.cfg.Delivery.Egress.Deny)
+}
+
+func (v *validation) networks(key string, list []string) {
+	for _, text := range list {
+		if _, err := ParseNetwork(text); err != nil {
+			v.refuse(key, "%v", err)
+		}
+	}
+}
+
+// ParseNetwork reads an address or a network in CIDR form. An address is a network of one.
+func ParseNetwork(s string) (netip.Prefix, error) {
+	if p, err := netip.ParsePrefix(s); err == nil {
+		return p.Masked(), nil
+	}
+	if a, err := netip.ParseAddr(s); err == nil && a.Zone() == "" {
+		return netip.PrefixFrom(a, a.BitLen()), nil
+	}
+	return netip.Prefix{}, fmt.Errorf("%q is not an address or a network such as 10.20.0.0/16", s)
+}
+
+func (v *validation) tls() {
+	t := v.cfg.Security.TLS
+	switch {
+	case t.Cert == "" && t.Key == "":
+	case t.Cert == "":
+		v.refuse("security.tls.key", "a key needs its certificate in security.tls.cert")
+	case t.Key == "":
+		v.refuse("security.tls.cert", "a certificate needs its key in security.tls.key")
+	default:
+		if _, err := tls.LoadX509KeyPair(t.Cert, t.Key); err != nil {
+			v.refuse("security.tls.cert", "%v", err)
+		}
+	}
+}
+
+func (v *validation) limits() {
+	l := v.cfg.Limits
+	const least = 1 << 10
+	v.size("limits.resource_size", l.ResourceSize, least, 32<<20)
+	v.size("limits.line_size", l.LineSize, l.ResourceSize, 64<<20)
+	v.size("limits.bundle_size", l.BundleSize, l.ResourceSize, 1<<30)
+	v.count("limits.bundle_entries", l.BundleEntries, 1, 999)
+}
+
+func (v *validation) size(key string, s, least, most Size) {
+	if s < least || s > most {
+		v.refuse(key, "%s is not between %s and %s", s, least, most)
+	}
+}

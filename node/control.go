@@ -1,0 +1,86 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/carillon-fhir/carillon/match/fhir/record"
+	"github.com/carillon-fhir/carillon/stream"
+)
+
+// control is a small value of the whole cluster, kept as the newest record of
+// fhir.control.{name} in EVENTS. Every node sees its changes in the order of the log; a change
+// is written with the record it replaces as expectation, so none is lost to another.
+type control[T any] struct {
+	name string
+
+	mu    sync.RWMutex
+	value T
+	seq   record.Sequence // 0 while there is no record
+}
+
+// controlLog is the part of the log that control values need.
+type controlLog interface {
+	newest(ctx context.Context, subject string) (stream.Message, error)
+	append(ctx context.Context, subject string, data []byte, expect record.Sequence) (record.Sequence, error)
+}
+
+// get returns the value as of the last record seen. It is shared: callers change copies.
+func (c *control[T]) get() (T, record.Sequence) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.value, c.seq
+}
+
+// load reads the newest record, when the node starts.
+func (c *control[T]) load(ctx context.Context, log controlLog) error {
+	m, err := log.newest(ctx, stream.ControlSubject(c.name))
+	if errors.Is(err, stream.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read control record %s: %w", c.name, err)
+	}
+	return c.apply(m.Sequence, m.Data)
+}
+
+// apply takes over a record. Older ones than the value's are ignored.
+func (c *control[T]) apply(seq record.Sequence, data []byte) error {
+	var v T
+	if err := json.Unmarshal(data, &v); err != nil {
+		return fmt.Errorf("control record %s at %d cannot be read: %w", c.name, seq, err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if seq > c.seq {
+		c.value, c.seq = v, seq
+	}
+	return nil
+}
+
+// change replaces the value by what f makes of the newest one, and tries again when somebody
+// else was faster. An error of f ends it.
+func (c *control[T]) change(ctx context.Context, log controlLog, f func(T) (T, error)) error {
+	for {
+		old, seq := c.get()
+		v, err := f(old)
+		if err != nil {
+			return err
+		}
+		data := record.Encode(v)
+		at, err := log.append(ctx, stream.ControlSubject(c.name), data, seq)
+		if errors.Is(err, stream.ErrConflict) {
+			if err := c.load(ctx, log); err != nil {
+				return err
+			}
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("write control record %s: %w", c.name, err)
+		}
+		return c.apply(at, data)
+	}
+}

@@ -1,0 +1,18 @@
+// Package node is one running member: it builds the parts, joins them, starts them in one
+// visible order and stops them in reverse.
+//
+// Follow one change. It enters through the gate (gate.go), over HTTP or from a NATS producer,
+// and is answered when the log holds it, synced. The feed (feed.go) folds the log into the
+// store and into the registry of Subscriptions, and shows each change to the partitions'
+// runners (package match), which append blocks of matches. The feed of those blocks makes
+// pending entries in the store and offers them to the lanes (package deliver), which send
+// them and append outcomes; the feed of the outcomes settles them in the store.
+//
+// stream, match, deliver and store do not know one another. Each says in an interface of its
+// own what it needs; wiring.go holds the few lines that fill them.
+//
+// A node that is killed at any moment loses nothing that it acknowledged: the logs are synced
+// before an answer is given, and everything else is folded from them again.
+//
+// Start reading at node.go (the order of start and stop), then gate.go and feed.go.
+package node

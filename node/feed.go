@@ -1,0 +1,256 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/carillon-fhir/carillon/deliver"
+	"github.com/carillon-fhir/carillon/match/fhir/record"
+	"github.com/carillon-fhir/carillon/store"
+	"github.com/carillon-fhir/carillon/stream"
+)
+
+// feed folds the four logs into the store, in the order that each has, and tells the rest of
+// the node what came. Each log has one reader. They wait for one another where a record names
+// one of another log: a block for its events, an outcome for its match.
+type feed struct {
+	log      *slog.Logger
+	server   *stream.Server
+	store    *store.Store
+	ring     *ring
+	versions *versions
+	subs     *registry
+	controls map[string]func(record.Sequence, []byte) error // takes over a control record, by name
+	lanes    map[string]*deliver.Lane
+	observe  *observer
+
+	changed func(*subscription) // a Subscription was written; called in the order of the log
+
+	unreadable atomic.Uint64 // records that could not be read at all
+}
+
+// run reads all logs until ctx ends. A reader that fails ends them all: a projection that
+// skips a record would be wrong for ever.
+func (f *feed) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	at := f.store.Position()
+	var readers sync.WaitGroup
+	for _, r := range []struct {
+		stream string
+		from   record.Sequence
+		fold   func(context.Context, []stream.Message) error
+	}{
+		{stream.Events, at.Events, f.foldEvents},
+		{stream.Matches, at.Matches, f.foldMatches},
+		{stream.Outcomes, at.Outcomes, f.foldOutcomes},
+		{stream.Dead, at.Dead, f.foldDead},
+	} {
+		readers.Go(func() {
+			err := f.server.Follow(ctx, r.stream, r.from+1, nil, func(ms []stream.Message) error { return r.fold(ctx, ms) })
+			if err != nil && ctx.Err() == nil {
+				cancel(fmt.Errorf("read %s: %w", r.stream, err))
+			}
+		})
+	}
+	readers.Wait()
+	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// foldEvents folds changes. What they mean for Subscriptions is in the index before the ring
+// shows them to the runners, so an event is always matched by all that was in force.
+func (f *feed) foldEvents(ctx context.Context, ms []stream.Message) error {
+	events := make([]record.Event, 0, len(ms))
+	for _, m := range ms {
+		e, ok, err := parseEvent(m)
+		switch {
+		case err != nil:
+			f.setAside("EVENTS", m, err)
+		case ok:
+			events = append(events, e)
+		default:
+			f.control(m)
+		}
+	}
+	last := ms[len(ms)-1].Sequence
+	changes, err := f.store.ApplyEvents(ctx, events, last)
+	if err != nil {
+		return err
+	}
+	for _, c := range changes {
+		if c.Key.Type == "Subscription" {
+			if s := f.subs.apply(c); s != nil {
+				f.changed(s)
+			}
+		}
+		f.versions.put(c.Event)
+		f.observe.ingested(c)
+	}
+	f.ring.add(changes, last)
+	return nil
+}
+
+// control takes over a control record that this release knows. Others are of a newer one.
+func (f *feed) control(m stream.Message) {
+	name, ok := stream.ParseControl(m.Subject)
+	if !ok {
+		return // a uniqueness record speaks to the log alone
+	}
+	take, known := f.controls[name]
+	if !known {
+		return
+	}
+	if err := take(m.Sequence, m.Data); err != nil {
+		f.setAside("EVENTS", m, err)
+	}
+}
+
+// foldMatches makes pending entries of matches and offers them to their lanes.
+func (f *feed) foldMatches(ctx context.Context, ms []stream.Message) error {
+	for _, m := range ms {
+		b, j, err := parseMatches(m)
+		if err != nil {
+			f.setAside("MATCHES", m, err)
+		}
+		if err := f.store.WaitApplied(ctx, store.Vector{Events: namedEvents(b, j)}); err != nil {
+			return err
+		}
+		pending, err := f.store.ApplyMatches(ctx, m.Sequence, b, j)
+		if err != nil {
+			return err
+		}
+		f.observe.matched(len(pending))
+		f.offer(pending)
+	}
+	return nil
+}
+
+// namedEvents is the highest event that a record of MATCHES speaks of.
+func namedEvents(b *record.Block, j *record.Job) record.Sequence {
+	var highest record.Sequence
+	up := func(ms []record.Match) {
+		for _, m := range ms {
+			highest = max(highest, m.Event)
+		}
+	}
+	if b != nil {
+		highest = b.Through
+		if b.Cut != nil {
+			highest = max(highest, b.Cut.Event)
+		}
+		up(b.Matches)
+	}
+	if j != nil {
+		up(j.Matches)
+	}
+	return highest
+}
+
+// offer sorts pending matches by lane. A lane that is not running reads them from the store
+// when it is.
+func (f *feed) offer(pending []store.Pending) {
+	if len(pending) == 0 {
+		return
+	}
+	byLane := map[string][]deliver.Pending{}
+	for _, p := range pending {
+		h, ok := f.subs.home(p.Birth)
+		if !ok {
+			f.log.Error("a match names a Subscription that is not known", "subscription", p.Subscription, "event", p.Event)
+			continue
+		}
+		byLane[h.lane] = append(byLane[h.lane], toPending(p))
+	}
+	for lane, ps := range byLane {
+		f.lanes[lane].Offer(ps)
+	}
+}
+
+// foldOutcomes settles what lanes have appended.
+func (f *feed) foldOutcomes(ctx context.Context, ms []stream.Message) error {
+	for _, m := range ms {
+		var b *record.OutcomeBlock
+		var block record.OutcomeBlock
+		if err := json.Unmarshal(m.Data, &block); err != nil {
+			f.setAside("OUTCOMES", m, err)
+		} else {
+			b = &block
+			if err := f.store.WaitApplied(ctx, store.Vector{Matches: block.After}); err != nil {
+				return err
+			}
+		}
+		if _, err := f.store.ApplyOutcomes(ctx, m.Sequence, b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// foldDead lists dead letters.
+func (f *feed) foldDead(ctx context.Context, ms []stream.Message) error {
+	for _, m := range ms {
+		var letter *record.DeadLetter
+		d, err := parseDead(m)
+		if err != nil {
+			f.setAside("DEAD", m, err)
+		} else {
+			letter = &d
+		}
+		if err := f.store.ApplyDead(ctx, m.Sequence, letter); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// setAside counts a record that cannot be read and says so; the log goes on.
+func (f *feed) setAside(name string, m stream.Message, err error) {
+	f.unreadable.Add(1)
+	f.log.Error("record of the log cannot be read, it is set aside", "log", name, "sequence", m.Sequence, "err", err)
+}
+
+// caughtUp waits until everything that the logs hold now is folded. What is in MATCHES may
+// name what is in EVENTS, so the order does not matter: all are read at once.
+func (f *feed) caughtUp(ctx context.Context) error {
+	var v store.Vector
+	for _, s := range []struct {
+		stream string
+		at     *record.Sequence
+	}{{stream.Events, &v.Events}, {stream.Matches, &v.Matches}, {stream.Outcomes, &v.Outcomes}, {stream.Dead, &v.Dead}} {
+		_, last, err := f.server.State(ctx, s.stream)
+		if err != nil {
+			return err
+		}
+		*s.at = last
+	}
+	start := time.Now()
+	if err := f.store.WaitApplied(ctx, v); err != nil {
+		return err
+	}
+	f.log.Debug("projection is current", "events", v.Events, "matches", v.Matches, "outcomes", v.Outcomes, "took", time.Since(start))
+	return nil
+}
+
+func toPending(p store.Pending) deliver.Pending {
+	return deliver.Pending{
+		Match: p.Match, Number: p.Number, Round: p.Round, Attempts: p.Attempts,
+		NotBefore: p.NotBefore, Key: p.Key, EventTime: p.Time,
+	}
+}
+
+func toPendings(ps []store.Pending) []deliver.Pending {
+	out := make([]deliver.Pending, len(ps))
+	for i, p := range ps {
+		out[i] = toPending(p)
+	}
+	return out
+}

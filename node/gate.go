@@ -1,0 +1,475 @@
+package node
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/carillon-fhir/carillon/match/fhir"
+	"github.com/carillon-fhir/carillon/match/fhir/json"
+	"github.com/carillon-fhir/carillon/match/fhir/record"
+	"github.com/carillon-fhir/carillon/node/api"
+	"github.com/carillon-fhir/carillon/store"
+	"github.com/carillon-fhir/carillon/stream"
+)
+
+// gate is the one door for changes: HTTP writes and the requests of NATS producers pass it,
+// and nothing else writes events. What it answers is durable, and is what the fold of the log
+// made of the change.
+type gate struct {
+	log      *slog.Logger
+	store    *store.Store
+	events   *stream.Publisher // of EVENTS
+	newest   func(ctx context.Context, subject string) (stream.Message, error)
+	ring     *ring
+	versions *versions
+	subs     *registry
+	search   *searcher
+	disk     *disk
+	draining func() bool
+	// ready says why nothing can be written now; nil when it can.
+	ready func() error
+}
+
+// Write makes one change and returns when it is durable.
+func (g *gate) Write(ctx context.Context, w api.Write) (api.Written, error) {
+	if err := g.open(); err != nil {
+		return api.Written{}, err
+	}
+	for {
+		p, err := g.plan(ctx, w)
+		if err != nil {
+			return api.Written{}, err
+		}
+		if p.done {
+			return p.written, nil
+		}
+		seq, err := g.publish(ctx, p)
+		if errors.Is(err, stream.ErrConflict) {
+			if err := g.catchUp(ctx, p); err != nil {
+				return api.Written{}, err
+			}
+			continue // the plan was made on a state that is no longer the newest
+		}
+		if err != nil {
+			return api.Written{}, refusal(err)
+		}
+		return g.written(ctx, w, p, seq)
+	}
+}
+
+// Transaction makes all changes or none.
+func (g *gate) Transaction(ctx context.Context, ws []api.Write) ([]api.Written, error) {
+	if err := g.open(); err != nil {
+		return nil, err
+	}
+	for {
+		var all plan
+		plans := make([]plan, len(ws))
+		for i, w := range ws {
+			p, err := g.plan(ctx, w)
+			if err != nil {
+				return nil, entryError(i, err)
+			}
+			if p.done && w.IfNoneExist != "" {
+				return nil, entryError(i, fhir.Refuse(fhir.IssueConflict, "", "a resource that matches ifNoneExist exists"))
+			}
+			if p.done && len(p.messages) == 0 { // a delete of what is not there
+				plans[i] = p
+				continue
+			}
+			// An entry that changes nothing is written too: only so does its place in the
+			// transaction carry an expectation, and the fold knows it for what it is.
+			p.expectAll()
+			p.first = len(all.messages)
+			plans[i] = p
+			all.messages = append(all.messages, p.messages...)
+		}
+		var first record.Sequence
+		if len(all.messages) > 0 {
+			var err error
+			first, err = g.publish(ctx, all)
+			if errors.Is(err, stream.ErrConflict) {
+				if err := g.catchUp(ctx, all); err != nil {
+					return nil, err
+				}
+				continue
+			}
+			if err != nil {
+				return nil, refusal(err)
+			}
+		}
+		out := make([]api.Written, len(ws))
+		for i, w := range ws {
+			if plans[i].done && len(plans[i].messages) == 0 {
+				out[i] = plans[i].written
+				continue
+			}
+			var err error
+			out[i], err = g.written(ctx, w, plans[i], first+record.Sequence(plans[i].first))
+			if err != nil {
+				return nil, err
+			}
+		}
+		return out, nil
+	}
+}
+
+// plan is what a change would write, as the projection stands.
+type plan struct {
+	messages []stream.Msg
+	expect   record.Sequence // last sequence of the resource's subject, as the projection has it
+	event    int             // index in messages of the event that answers the client
+	first    int             // index of messages[0] in the transaction that it is part of
+	done     bool            // nothing has to be written
+	written  api.Written     // the answer if done
+	warnings []fhir.Issue
+}
+
+// expectAll makes the event conditional on the state that the plan was made on.
+func (p *plan) expectAll() {
+	p.messages[p.event].ExpectLast = stream.Expect(p.expect)
+}
+
+func (g *gate) plan(ctx context.Context, w api.Write) (plan, error) {
+	var p plan
+	if w.IfNoneExist != "" {
+		found, unique, err := g.unique(ctx, w)
+		if err != nil || found.done {
+			return found, err
+		}
+		p.messages, p.event = append(p.messages, unique), 1
+	}
+	res, known, err := g.store.Resource(w.Key)
+	if err != nil {
+		return plan{}, err
+	}
+	p.expect = res.Last
+	if err := ifMatch(w, res, known); err != nil {
+		return plan{}, err
+	}
+	bodies, warnings, err := g.bodies(ctx, w)
+	if err != nil {
+		return plan{}, err
+	}
+	p.warnings = warnings
+	same, err := g.changesNothing(ctx, w, bodies[len(bodies)-1], res, known)
+	if err != nil {
+		return plan{}, err
+	}
+	if same {
+		p.done = true
+		if p.written, err = g.standing(ctx, w, res, known); err != nil {
+			return plan{}, err
+		}
+		if w.Interaction == fhir.Delete {
+			return p, nil
+		}
+	}
+	for i, body := range bodies {
+		m := eventMessage(record.Event{
+			Key: w.Key, Asked: w.Interaction, Feed: w.Feed, Trace: w.Trace, Owner: g.owner(w), Body: body,
+		})
+		if w.MessageID != "" {
+			m.MsgID = w.Owner + "/" + w.MessageID
+			if i > 0 {
+				m.MsgID += "/" + strconv.Itoa(i)
+			}
+		}
+		p.messages = append(p.messages, m)
+	}
+	if w.IfMatch != nil {
+		p.expectAll()
+	}
+	return p, nil
+}
+
+// ifMatch compares the version that the client names with the current one.
+func ifMatch(w api.Write, res store.Resource, known bool) error {
+	if w.IfMatch == nil {
+		return nil
+	}
+	exists := known && !res.Deleted
+	switch {
+	case *w.IfMatch == 0 && exists:
+		return fhir.Refuse(fhir.IssueConflict, "", fmt.Sprintf("%s exists, in version %d", w.Key, res.Version))
+	case *w.IfMatch != 0 && !exists:
+		return fhir.Refuse(fhir.IssueConflict, "", fmt.Sprintf("%s does not exist, so its version is not %d", w.Key, *w.IfMatch))
+	case *w.IfMatch != 0 && *w.IfMatch != res.Version:
+		return fhir.Refuse(fhir.IssueConflict, "", fmt.Sprintf("the current version of %s is %d, not %d: read it again", w.Key, res.Version, *w.IfMatch))
+	}
+	return nil
+}
+
+// bodies are the versions that the change makes: one, or two for a Subscription that goes
+// live with it. Both are in one batch, so that an answer means that it is in force.
+func (g *gate) bodies(ctx context.Context, w api.Write) ([][]byte, []fhir.Issue, error) {
+	if w.Key.Type != "Subscription" || w.Interaction == fhir.Delete {
+		return [][]byte{w.Body}, nil, nil
+	}
+	sub, err := g.subs.validate(w.Body)
+	if err != nil {
+		return nil, nil, err
+	}
+	if sub.Status != fhir.StatusRequested {
+		return [][]byte{w.Body}, nil, nil
+	}
+	if !g.subs.channelOn(sub.Channel.Type) {
+		return [][]byte{w.Body}, []fhir.Issue{channelOff(sub.Channel.Type)}, nil
+	}
+	active, err := json.SetString(w.Body, "status", string(fhir.StatusActive))
+	if err != nil {
+		return nil, nil, fmt.Errorf("activate %s: %w", w.Key, err)
+	}
+	return [][]byte{w.Body, active}, nil, nil
+}
+
+// owner is who a Subscription belongs to. An update by somebody else who may (an operator)
+// leaves it with its owner; who that is the registry knows from the first version.
+func (g *gate) owner(w api.Write) string {
+	if w.Key.Type != "Subscription" {
+		return ""
+	}
+	return w.Owner
+}
+
+// changesNothing reports whether the log already says what the client says. It is judged on
+// the projection and holds only if that has seen the newest record of the resource.
+func (g *gate) changesNothing(ctx context.Context, w api.Write, body []byte, res store.Resource, known bool) (bool, error) {
+	exists := known && !res.Deleted
+	switch {
+	case w.Interaction == fhir.Delete:
+		if exists || w.Feed {
+			return false, nil
+		}
+	case !exists:
+		return false, nil
+	default:
+		sum, _, err := hashBody(body)
+		if err != nil {
+			return false, fhir.Refuse(fhir.IssueStructure, "", err.Error())
+		}
+		if sum != res.Hash {
+			return false, nil
+		}
+	}
+	last, err := g.newest(ctx, stream.EventSubject(w.Key))
+	if errors.Is(err, stream.ErrNotFound) {
+		return res.Last == 0, nil
+	}
+	if err != nil {
+		return false, refusal(err)
+	}
+	return last.Sequence == res.Last, nil
+}
+
+// standing is the answer to a change that changes nothing.
+func (g *gate) standing(ctx context.Context, w api.Write, res store.Resource, known bool) (api.Written, error) {
+	out := api.Written{Key: w.Key, Interaction: fhir.Unchanged}
+	if !known || res.Deleted {
+		return out, nil
+	}
+	e, err := g.versions.Event(ctx, res.Version)
+	if err != nil {
+		return api.Written{}, fmt.Errorf("read %s version %d: %w", w.Key, res.Version, err)
+	}
+	out.Version, out.Time = res.Version, res.Time
+	out.Body, err = shown(e)
+	return out, err
+}
+
+// unique prepares a conditional create: it finds what matches, or gives the record that lets
+// only one of two creates with the same criteria succeed.
+func (g *gate) unique(ctx context.Context, w api.Write) (plan, stream.Msg, error) {
+	query, err := url.ParseQuery(w.IfNoneExist)
+	if err != nil || len(query) == 0 {
+		return plan{}, stream.Msg{}, fhir.Refuse(fhir.IssueValue, "", "If-None-Exist must be a search query such as identifier=http://example.org|123")
+	}
+	sum := sha256.Sum256([]byte(w.Key.Type + "?" + query.Encode()))
+	subject := stream.UniqueSubject(hex.EncodeToString(sum[:16]))
+	// Read before the search: a create that slips in between moves this record.
+	expect := record.Sequence(0)
+	switch m, err := g.newest(ctx, subject); {
+	case err == nil:
+		expect = m.Sequence
+		if err := g.ring.wait(ctx, m.Sequence); err != nil {
+			return plan{}, stream.Msg{}, err
+		}
+	case !errors.Is(err, stream.ErrNotFound):
+		return plan{}, stream.Msg{}, refusal(err)
+	}
+	found, err := g.search.find(ctx, w.Key.Type, query)
+	if err != nil {
+		return plan{}, stream.Msg{}, err
+	}
+	switch len(found.Matches) {
+	case 0:
+		return plan{}, stream.Msg{Subject: subject, Data: []byte(w.Key.String()), ExpectLast: stream.Expect(expect)}, nil
+	case 1:
+		m := found.Matches[0]
+		return plan{done: true, written: api.Written{Key: m.Key, Version: m.Version, Time: m.Time, Interaction: fhir.Unchanged, Body: m.Body}}, stream.Msg{}, nil
+	}
+	return plan{}, stream.Msg{}, fhir.Refuse(fhir.IssueDuplicate, "", fmt.Sprintf("%d resources match If-None-Exist; it must find at most one", len(found.Matches)))
+}
+
+// publish appends a plan's messages and returns the sequence of the first.
+func (g *gate) publish(ctx context.Context, p plan) (record.Sequence, error) {
+	if len(p.messages) == 1 {
+		ack, err := g.events.Publish(ctx, p.messages[0])
+		return ack.Sequence, err
+	}
+	acks, err := g.events.PublishAtomic(ctx, p.messages)
+	if err != nil {
+		return 0, err
+	}
+	return acks[0].Sequence, nil
+}
+
+// catchUp waits until the projection has seen what a refused plan did not know of.
+func (g *gate) catchUp(ctx context.Context, p plan) error {
+	for _, m := range p.messages {
+		if m.ExpectLast == nil {
+			continue
+		}
+		last, err := g.newest(ctx, stream.StoredSubject(m.Subject))
+		if errors.Is(err, stream.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return refusal(err)
+		}
+		if err := g.ring.wait(ctx, last.Sequence); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// written says what the fold made of a change whose first message is at a sequence.
+func (g *gate) written(ctx context.Context, w api.Write, p plan, first record.Sequence) (api.Written, error) {
+	seq := first + record.Sequence(p.event)
+	// Until the last message of the change: a Subscription is in force when this returns.
+	if err := g.ring.wait(ctx, first+record.Sequence(len(p.messages)-1)); err != nil {
+		return api.Written{}, err
+	}
+	out := api.Written{Key: w.Key, Version: seq, Interaction: fhir.Unchanged, Warnings: p.warnings}
+	c, found, err := g.ring.fold(ctx, seq)
+	if err != nil {
+		return api.Written{}, err
+	}
+	if found {
+		out.Interaction, out.Time = c.Interaction, c.Time
+	} else { // a message id that was used long ago, or a very busy moment
+		v, effective, err := g.store.Before(seq)
+		if err != nil {
+			return api.Written{}, err
+		}
+		if effective {
+			out.Interaction, out.Time = v.Interaction, v.Time
+		}
+	}
+	switch out.Interaction {
+	case fhir.Delete:
+		return out, nil
+	case fhir.Unchanged:
+		res, known, err := g.store.Resource(w.Key)
+		if err != nil {
+			return api.Written{}, err
+		}
+		standing, err := g.standing(ctx, w, res, known)
+		standing.Warnings = p.warnings
+		return standing, err
+	}
+	e, err := g.versions.Event(ctx, seq)
+	if err != nil {
+		return api.Written{}, err
+	}
+	out.Body, err = shown(e)
+	return out, err
+}
+
+// open says why nothing may be written now.
+func (g *gate) open() error {
+	switch {
+	case g.draining():
+		return retryAfter(fhir.Refuse(fhir.IssueTransient, "", "this node is stopping; send the request to another one or again in a moment"), 2*time.Second)
+	case g.disk.full():
+		return fhir.Refuse(fhir.IssueNoStore, "", "the disk of the data folder is nearly full, so new changes are refused; free some space, then send it again")
+	}
+	if err := g.ready(); err != nil {
+		return retryAfter(fhir.Refuse(fhir.IssueTransient, "", "the log cannot be written now: "+err.Error()), 5*time.Second)
+	}
+	return nil
+}
+
+// shown is a version as a read returns it. A change feed's own meta stands.
+func shown(e record.Event) ([]byte, error) {
+	if len(e.Body) == 0 {
+		return nil, nil
+	}
+	return json.Splice(e.Body, json.SpliceOptions{
+		ID:          string(e.Key.ID),
+		VersionID:   strconv.FormatUint(uint64(e.Sequence), 10),
+		LastUpdated: e.Time,
+		KeepMeta:    e.Feed,
+	})
+}
+
+// hashBody is the content hash and the identifiers of a resource, as the store keeps them.
+func hashBody(body []byte) ([16]byte, [][2]string, error) {
+	t, err := json.Parse(body, json.Limits{})
+	if err != nil {
+		return [16]byte{}, nil, err
+	}
+	return json.ContentHash(t), identifiers(t), nil
+}
+
+// refusal turns what the log says of a write into what a client is told.
+func refusal(err error) error {
+	switch {
+	case errors.Is(err, stream.ErrFull):
+		return fhir.Refuse(fhir.IssueNoStore, "", "the log is full, so new changes are refused")
+	case errors.Is(err, stream.ErrTooLarge):
+		return fhir.Refuse(fhir.IssueTooLong, "", "the change is too large for one atomic write of the log")
+	case errors.Is(err, stream.ErrUnavailable), errors.Is(err, stream.ErrClosed):
+		return retryAfter(fhir.Refuse(fhir.IssueTransient, "", "the log is not available; nothing was written"), 5*time.Second)
+	case errors.Is(err, stream.ErrUnknown):
+		return retryAfter(fhir.Refuse(fhir.IssueTransient, "", "the log gave no answer, so the change may or may not be in it; send it again"), 5*time.Second)
+	}
+	return err
+}
+
+// laterError is a refusal that says when to come again.
+type laterError struct {
+	error
+	after time.Duration
+}
+
+func (e laterError) Unwrap() error             { return e.error }
+func (e laterError) RetryAfter() time.Duration { return e.after }
+
+func retryAfter(err error, d time.Duration) error { return laterError{err, d} }
+
+// entryError names the entry of a transaction that was refused.
+func entryError(i int, err error) error {
+	fe := fhir.AsError(err)
+	if fe == nil {
+		return err
+	}
+	out := &fhir.Error{}
+	for _, is := range fe.Issues {
+		at := fmt.Sprintf("Bundle.entry[%d]", i)
+		if is.Expression != "" {
+			is.Diagnostics = is.Expression + ": " + is.Diagnostics
+		}
+		is.Expression = at
+		out.Issues = append(out.Issues, is)
+	}
+	return out
+}

@@ -1,0 +1,195 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"sync"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/carillon-fhir/carillon/match/fhir"
+	"github.com/carillon-fhir/carillon/match/fhir/json"
+	"github.com/carillon-fhir/carillon/match/fhir/record"
+	"github.com/carillon-fhir/carillon/match/search"
+	"github.com/carillon-fhir/carillon/node/api"
+	"github.com/carillon-fhir/carillon/stream"
+)
+
+// natsGate is the gate for NATS producers: it answers requests on fhir.ingest.{Type}.{id} with
+// a PubAck, or with an error in its form that says what is wrong. What one producer sends is
+// written in the order in which it was sent.
+type natsGate struct {
+	log  *slog.Logger
+	gate *gate
+	defs *search.Definitions
+	size int            // largest resource in bytes
+	slot chan struct{}  // of producerSlots
+	open sync.WaitGroup // requests that are not answered yet
+}
+
+// Bounds of what producers have sent and the log has not taken. Up to producerSlots requests
+// wait for the log and as many as the pending limits allow for their turn; what comes on top is
+// dropped unanswered, so its producer knows that it was not accepted.
+const (
+	producerSlots   = 4096
+	pendingRequests = 64 << 10
+	pendingBytes    = 256 << 20
+)
+
+// errCodeRefused is the number of our refusals in the engine's error form; the engine's own
+// are below 20000.
+const errCodeRefused = 20000
+
+// run serves producers until ctx ends, then answers those that it has begun with.
+func (n *natsGate) run(ctx context.Context, edge *nats.Conn) error {
+	sub, err := edge.Subscribe(stream.FilterIngest, func(m *nats.Msg) { n.serve(ctx, m) })
+	if err != nil {
+		return err
+	}
+	if err := sub.SetPendingLimits(pendingRequests, pendingBytes); err != nil {
+		return err
+	}
+	<-ctx.Done()
+	err = sub.Unsubscribe()
+	n.open.Wait()
+	if errors.Is(err, nats.ErrConnectionClosed) {
+		return nil
+	}
+	return err
+}
+
+// serve hands one request to the log. It returns when the request has its place in the order,
+// not when it is durable.
+func (n *natsGate) serve(ctx context.Context, m *nats.Msg) {
+	w, err := n.read(m)
+	if err == nil {
+		err = n.gate.open()
+	}
+	if err != nil {
+		n.refuse(m, err)
+		return
+	}
+	select {
+	case n.slot <- struct{}{}:
+	case <-ctx.Done():
+		n.refuse(m, retryAfter(fhir.Refuse(fhir.IssueTransient, "", "this node is stopping; send the request again"), 0))
+		return
+	}
+	n.open.Add(1)
+	done := func() { <-n.slot; n.open.Done() }
+
+	p, err := n.gate.plan(ctx, w)
+	switch {
+	case err != nil:
+		n.refuse(m, err)
+		done()
+	case p.done:
+		n.answer(m, p.written.Version, true) // nothing was stored: it is there already
+		done()
+	case len(p.messages) > 1: // a Subscription that goes live: rare, so its order costs a wait
+		seq, err := n.gate.publish(ctx, p)
+		n.settle(m, stream.Ack{Sequence: seq}, err)
+		done()
+	default:
+		err := n.gate.events.Enqueue(ctx, p.messages[0], func(a stream.Ack, err error) {
+			n.settle(m, a, err)
+			done()
+		})
+		if err != nil {
+			n.refuse(m, refusal(err))
+			done()
+		}
+	}
+}
+
+// read makes a Write of a request.
+func (n *natsGate) read(m *nats.Msg) (api.Write, error) {
+	key, err := stream.ParseIngest(m.Subject)
+	if err != nil {
+		return api.Write{}, fhir.Refuse(fhir.IssueValue, "", err.Error())
+	}
+	if err := stream.CheckHeaders(m.Header); err != nil {
+		return api.Write{}, err
+	}
+	for _, h := range []string{"Fhir-Event", "Fhir-Previous"} {
+		if m.Header.Get(h) != "" {
+			return api.Write{}, fhir.Refuse(fhir.IssueNotSupported, "", "header "+h+" is not supported by this version: leave it out")
+		}
+	}
+	w := api.Write{
+		Key:         key,
+		Interaction: fhir.Interaction(m.Header.Get(headerInteraction)),
+		Body:        m.Data,
+		MessageID:   m.Header.Get(nats.MsgIdHdr),
+		Trace:       m.Header.Get(headerTrace),
+	}
+	if w.MessageID != "" {
+		w.MessageID = "nats/" + w.MessageID
+	}
+	switch w.Interaction {
+	case "", fhir.Create, fhir.Update, fhir.Delete:
+	default:
+		return api.Write{}, fhir.Refuse(fhir.IssueValue, "", "header Fhir-Interaction must be create, update or delete")
+	}
+	if !n.defs.HasType(key.Type) {
+		return api.Write{}, fhir.Refuse(fhir.IssueNotSupported, "", key.Type+" is no resource type of FHIR R4")
+	}
+	if w.Interaction == fhir.Delete && len(m.Data) == 0 {
+		return w, nil
+	}
+	if err := n.check(key, m.Data); err != nil {
+		return api.Write{}, err
+	}
+	if w.Interaction == fhir.Delete {
+		w.Body = nil
+	}
+	return w, nil
+}
+
+// check holds a body to what every resource must be.
+func (n *natsGate) check(key fhir.Key, body []byte) error {
+	t, err := json.Parse(body, json.Limits{Bytes: n.size})
+	if err != nil {
+		var syntax *json.SyntaxError
+		if errors.As(err, &syntax) && syntax.TooLong {
+			return fhir.Refuse(fhir.IssueTooLong, "", err.Error())
+		}
+		return fhir.Refuse(fhir.IssueStructure, "", err.Error())
+	}
+	root := t.Root()
+	if typ := t.Str(t.Get(root, "resourceType")); typ != key.Type {
+		return fhir.Refuse(fhir.IssueValue, key.Type+".resourceType", "the subject names a "+key.Type+" and the body another type")
+	}
+	if id := t.Str(t.Get(root, "id")); id != string(key.ID) {
+		return fhir.Refuse(fhir.IssueValue, key.Type+".id", "the subject names the id "+string(key.ID)+" and the body another one, or none")
+	}
+	return nil
+}
+
+func (n *natsGate) settle(m *nats.Msg, a stream.Ack, err error) {
+	if err != nil {
+		n.refuse(m, refusal(err))
+		return
+	}
+	n.answer(m, a.Sequence, a.Duplicate)
+}
+
+func (n *natsGate) answer(m *nats.Msg, seq record.Sequence, duplicate bool) {
+	if err := stream.RespondAck(m, seq, duplicate); err != nil {
+		n.log.Debug("producer could not be answered", "sequence", seq, "err", err)
+	}
+}
+
+func (n *natsGate) refuse(m *nats.Msg, err error) {
+	code, text := http.StatusInternalServerError, "internal error"
+	if fe := fhir.AsError(err); fe != nil {
+		code, text = api.StatusOf(fe), fe.Error()
+	} else {
+		n.log.Error("request of a producer failed", "subject", m.Subject, "err", err)
+	}
+	if err := stream.RespondError(m, code, errCodeRefused, text); err != nil {
+		n.log.Debug("producer could not be answered", "err", err)
+	}
+}

@@ -1,0 +1,471 @@
+package node
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/carillon-fhir/carillon/deliver"
+	"github.com/carillon-fhir/carillon/deliver/resthook"
+	"github.com/carillon-fhir/carillon/match"
+	"github.com/carillon-fhir/carillon/match/fhir/record"
+	"github.com/carillon-fhir/carillon/match/search"
+	"github.com/carillon-fhir/carillon/node/api"
+	"github.com/carillon-fhir/carillon/node/config"
+	"github.com/carillon-fhir/carillon/store"
+	"github.com/carillon-fhir/carillon/stream"
+)
+
+// Node is one running member of a cluster. New opens what must not be shared, Start brings the
+// parts up, Stop takes them down in reverse; Run is the three together with waiting.
+type Node struct {
+	cfg     config.Config
+	log     *slog.Logger
+	version string
+	started time.Time
+
+	data     *dataDir
+	name     string
+	cluster  string
+	listener net.Listener
+
+	disk      *disk
+	store     *store.Store
+	server    *stream.Server
+	publisher *stream.Publisher
+	defs      *search.Definitions
+	observe   *observer
+	subs      *registry
+	tokens    *tokens
+	table     *match.Table
+	ring      *ring
+	versions  *versions
+	feed      *feed
+	gate      *gate
+	lanes     map[string]*deliver.Lane
+	resthook  *resthook.Channel
+	ends      *ends
+
+	parts    *group
+	ready    chan struct{}
+	draining atomic.Bool
+}
+
+// Sizes of what a node keeps in memory of the newest changes.
+const (
+	ringChanges = 4096
+	ringBytes   = 16 << 20
+	cacheBytes  = 32 << 20
+)
+
+// New takes the data folder and the HTTP address, so that both are refused early and with one
+// line if somebody else has them. The caller runs or stops the node.
+func New(cfg config.Config, log *slog.Logger, version string) (*Node, error) {
+	n := &Node{cfg: cfg, log: log, version: version, ready: make(chan struct{}), observe: newObserver()}
+	var err error
+	if n.data, err = openDataDir(cfg.Node.Data); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			n.data.close()
+		}
+	}()
+	if n.name, err = n.data.nodeName(cfg.Run.Node, "n1"); err != nil {
+		return nil, err
+	}
+	if n.cluster, err = n.data.clusterName(cfg.Cluster.Name); err != nil {
+		return nil, err
+	}
+	if n.disk, err = newDisk(cfg.Node.Data, defaultDiskLimits); err != nil {
+		return nil, err
+	}
+	if n.listener, err = net.Listen("tcp", cfg.Node.HTTP); err != nil {
+		err = fmt.Errorf("HTTP listen address %s: %w; give another one with --http", cfg.Node.HTTP, err)
+		return nil, err
+	}
+	n.log = log.With("node", n.name)
+	return n, nil
+}
+
+// Addr is host:port of the HTTP listener.
+func (n *Node) Addr() string { return n.listener.Addr().String() }
+
+// NATSAddr is host:port of the listener for NATS clients; valid once Ready is closed.
+func (n *Node) NATSAddr() string { return n.server.Addr() }
+
+// Name is the node's name, kept in its data folder.
+func (n *Node) Name() string { return n.name }
+
+// Ready is closed when the node serves.
+func (n *Node) Ready() <-chan struct{} { return n.ready }
+
+// Run starts the node, waits until ctx ends or a part fails, and stops it. It returns nil
+// after a clean stop.
+func (n *Node) Run(ctx context.Context) error {
+	err := n.Start(ctx)
+	if err == nil {
+		select {
+		case <-ctx.Done():
+		case err = <-n.parts.failed:
+		}
+	}
+	stopErr := n.Stop(context.WithoutCancel(ctx))
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		err = nil // told to stop while starting
+	}
+	return errors.Join(err, stopErr)
+}
+
+// Start brings the parts up in the order in which they need one another. After an error the
+// caller still stops the node.
+func (n *Node) Start(ctx context.Context) error {
+	n.started = time.Now()
+	n.parts = newGroup(n.log)
+	for _, step := range []struct {
+		name string
+		run  func(context.Context) error
+	}{
+		{"projection", n.openStore},     // what we remember
+		{"log", n.openLog},              // the embedded server, its streams, what is in them proven synced
+		{"projection and log", n.agree}, // a projection of another log is made again
+		{"state", n.loadState},          // Subscriptions, tokens, partition table
+		{"feed", n.startFeed},           // the logs folded up to their ends
+		{"login", n.checkLogin},         // whether the listeners may be opened at all
+		{"matching", n.startMatching},   // changes become blocks of matches
+		{"delivery", n.startDelivery},   // matches become notifications
+		{"timers", n.startTimers},       // ends of Subscriptions; tokens that the engine gave up
+		{"producers", n.startProducers}, // changes from NATS
+		{"http", n.startHTTP},           // last, so that ready is true
+	} {
+		if err := step.run(ctx); err != nil {
+			return fmt.Errorf("start %s: %w", step.name, err)
+		}
+	}
+	close(n.ready)
+	n.log.Info("node is ready", "http", n.Addr(), "nats", n.NATSAddr(), "cluster", n.cluster,
+		"subscriptions", len(n.subs.all()), "took", time.Since(n.started).Round(time.Millisecond))
+	return nil
+}
+
+// Stop takes the node down: first no new work comes in, then what is under way ends, then the
+// files are closed. Nothing that was acknowledged depends on it.
+func (n *Node) Stop(ctx context.Context) error {
+	n.draining.Store(true)
+	if n.parts != nil {
+		n.parts.stop()
+	}
+	var errs []error
+	if n.resthook != nil {
+		n.resthook.Close()
+	}
+	if n.publisher != nil {
+		errs = append(errs, n.publisher.Close(ctx))
+	}
+	if n.store != nil {
+		errs = append(errs, n.store.Close())
+	}
+	if n.server != nil {
+		errs = append(errs, n.server.Close(ctx))
+	}
+	if n.listener != nil {
+		n.listener.Close() // closed already by the HTTP part, if it ran
+	}
+	if n.data != nil {
+		errs = append(errs, n.data.close())
+	}
+	return errors.Join(errs...)
+}
+
+func (n *Node) openStore(context.Context) error {
+	dir := n.data.projection()
+	if n.cfg.Run.Rebuild {
+		kept, err := store.Rebuild(dir)
+		if err != nil {
+			return err
+		}
+		n.log.Info("projection is made again from the logs", "kept", kept)
+	}
+	return n.reopenStore()
+}
+
+func (n *Node) reopenStore() (err error) {
+	n.store, err = store.Open(n.data.projection(), store.Options{Log: n.log, Hash: hashBody})
+	return err
+}
+
+func (n *Node) openLog(ctx context.Context) (err error) {
+	n.server, err = stream.Start(ctx, stream.Config{
+		Name:    n.name,
+		Cluster: n.cluster,
+		Dir:     n.data.logs(),
+		Listen:  n.cfg.Node.NATS,
+		// The largest resource with room for its headers.
+		MaxPayload: int(n.cfg.Limits.ResourceSize) + 1<<20,
+		Log:        n.log,
+	})
+	if err != nil {
+		return err
+	}
+	if err := n.server.Declare(ctx); err != nil {
+		return err
+	}
+	if _, err := n.server.Seal(ctx); err != nil {
+		return err
+	}
+	n.publisher, err = stream.NewPublisher(ctx, n.server, stream.Events, stream.Options{})
+	return err
+}
+
+// agree makes sure that the projection was folded from these logs. If a log ends before the
+// projection's place in it, or has another record there, its tail was lost (a power cut on a
+// disk that lies about syncing) or it was replaced: the projection is made again, never
+// skipped ahead.
+func (n *Node) agree(ctx context.Context) error {
+	why, err := differs(ctx, n.server, n.store)
+	if err != nil || why == "" {
+		return err
+	}
+	n.log.Error("projection does not belong to the logs and is made again from them", "reason", why)
+	if err := n.store.Close(); err != nil {
+		return err
+	}
+	if _, err := store.Rebuild(n.data.projection()); err != nil {
+		return err
+	}
+	return n.reopenStore()
+}
+
+func (n *Node) loadState(ctx context.Context) (err error) {
+	n.defs = search.R4().WithBaseURLs(n.baseURLs()...)
+	rules, err := egress(n.cfg)
+	if err != nil {
+		return err
+	}
+	n.resthook, err = resthook.New(resthook.Options{Version: n.version, Egress: rules})
+	if err != nil {
+		return err
+	}
+	n.subs = newRegistry(n.log, n.defs, n.cfg.Delivery, func(u *url.URL) error {
+		if err := n.resthook.CheckURL(u.String()); err != nil {
+			return err
+		}
+		return nil
+	})
+	if err := n.subs.load(n.store); err != nil {
+		return err
+	}
+	log := controls{n.server}
+	n.tokens = &tokens{control: control[[]storedToken]{name: "tokens"}, log: log}
+	if err := n.tokens.load(ctx, log); err != nil {
+		return err
+	}
+	if err := n.subs.paused.load(ctx, log); err != nil {
+		return err
+	}
+	n.table, err = loadTable(ctx, n.server)
+	return err
+}
+
+// baseURLs are those under which references to our own resources may be written.
+func (n *Node) baseURLs() []string {
+	urls := append([]string(nil), n.cfg.FHIR.BaseURLs...)
+	if n.cfg.Node.PublicURL != "" {
+		urls = append(urls, strings.TrimRight(n.cfg.Node.PublicURL, "/")+"/fhir")
+	}
+	return urls
+}
+
+// startFeed folds the logs up to their ends. The lanes exist from here on, but do not run:
+// what is offered to them is in the store.
+func (n *Node) startFeed(ctx context.Context) error {
+	n.ring = newRing(ringChanges, ringBytes, n.store.Position().Events)
+	n.versions = newVersions(cacheBytes, n.readEvent)
+	finder := &searcher{defs: n.defs, store: n.store, subs: n.subs, versions: n.versions}
+	n.gate = &gate{
+		log: n.log, store: n.store, events: n.publisher, ring: n.ring, versions: n.versions,
+		subs: n.subs, search: finder, disk: n.disk, draining: n.draining.Load, ready: n.server.Healthy,
+		newest: func(ctx context.Context, subject string) (stream.Message, error) {
+			return n.server.LastFor(ctx, stream.Events, subject)
+		},
+	}
+	if err := n.makeLanes(); err != nil {
+		return err
+	}
+	n.feed = &feed{
+		log: n.log, server: n.server, store: n.store, ring: n.ring, versions: n.versions, subs: n.subs,
+		lanes: n.lanes, observe: n.observe, changed: n.subscriptionChanged,
+		controls: map[string]func(record.Sequence, []byte) error{
+			"tokens": n.tokens.apply,
+			"paused": n.pausedChanged,
+		},
+	}
+	n.ends = newEnds(n.server.Schedule)
+	for _, s := range n.subs.all() {
+		n.ends.set(s)
+	}
+	n.parts.run("disk", n.disk.run)
+	n.parts.run("log keeper", n.keepLog)
+	n.parts.run("feed", n.feed.run)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	current := make(chan error, 1)
+	go func() { current <- n.feed.caughtUp(ctx) }()
+	select {
+	case err := <-current:
+		return err
+	case err := <-n.parts.failed:
+		cancel()
+		<-current
+		return err
+	}
+}
+
+// readEvent reads one event from the log.
+func (n *Node) readEvent(ctx context.Context, seq record.Sequence) (record.Event, error) {
+	m, err := n.server.Get(ctx, stream.Events, seq)
+	if err != nil {
+		return record.Event{}, err
+	}
+	e, ok, err := parseEvent(m)
+	if err == nil && !ok {
+		err = fmt.Errorf("%w: %d of %s is no resource change", stream.ErrNotFound, seq, stream.Events)
+	}
+	return e, err
+}
+
+// keepLog restarts the embedded server in place when it has stopped writing: after a write
+// error it closes the stream and stays so, even when there is space again.
+func (n *Node) keepLog(ctx context.Context) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		err := n.server.Healthy()
+		if err == nil || n.disk.full() {
+			continue
+		}
+		n.log.Error("the log cannot be written, the embedded server is started again", "err", err)
+		if err := n.server.Restart(ctx); err != nil && ctx.Err() == nil {
+			n.log.Error("the embedded server did not start, will try again", "err", err)
+		}
+	}
+}
+
+// checkLogin refuses listeners that others can reach while nobody has to log in.
+func (n *Node) checkLogin(context.Context) error {
+	if n.cfg.Run.InsecurePublic || n.tokens.any() || config.Loopback(n.cfg.Node.HTTP) {
+		return nil
+	}
+	return n.cfg.Refuse("node.http", "%s can be reached from other machines and there is no API token; listen on loopback, make one with carillon token create, and start again (or give --insecure-public)", n.cfg.Node.HTTP)
+}
+
+func (n *Node) startMatching(context.Context) error {
+	var runners []func(context.Context) error
+	events := partitionEvents{ring: n.ring, server: n.server, store: n.store, table: n.table}
+	for _, partition := range n.table.Names() {
+		r := &match.Runner{
+			Partition:   partition,
+			Base:        n.table.Base(),
+			Definitions: n.defs,
+			Index:       n.subs.index,
+			Events:      events,
+			Bodies:      matchBodies{n.versions},
+			Blocks:      blocks{n.server},
+			Dead:        deadIngest{n.server},
+			Observer:    n.observe.matching(),
+			Log:         n.log,
+		}
+		runners = append(runners, r.Run)
+	}
+	n.parts.all("matching", runners)
+	return nil
+}
+
+// startHTTP serves FHIR and administration. A stop lets requests end for a while.
+func (n *Node) startHTTP(context.Context) error {
+	h := api.New(api.Config{
+		Backend: backend{n.gate},
+		Admin:   &admin{Node: n},
+		Tokens:  logins{n.tokens},
+		Metrics: n.observe.handler(),
+		Ready:   n.readiness,
+		Log:     n.log,
+		Limits: api.Limits{
+			Resource: int(n.cfg.Limits.ResourceSize), Bundle: int(n.cfg.Limits.BundleSize),
+			Line: int(n.cfg.Limits.LineSize), BundleEntries: n.cfg.Limits.BundleEntries,
+		},
+		PublicURL:      n.cfg.Node.PublicURL,
+		Version:        n.version,
+		Types:          n.defs.Types(),
+		InsecurePublic: n.cfg.Run.InsecurePublic,
+	})
+	srv := api.Server(h, n.log)
+	n.registerGauges()
+	n.parts.run("http", func(ctx context.Context) error {
+		done := make(chan error, 1)
+		go func() { done <- n.serveHTTP(srv) }()
+		select {
+		case err := <-done:
+			return err
+		case <-ctx.Done():
+		}
+		n.draining.Store(true)
+		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+		defer cancel()
+		if err := srv.Shutdown(drain); err != nil {
+			srv.Close() // requests that take longer are cut; what they wrote is in the log or not
+		}
+		<-done
+		return nil
+	})
+	return nil
+}
+
+func (n *Node) serveHTTP(srv *http.Server) error {
+	t := n.cfg.Security.TLS
+	if t.Cert == "" {
+		return srv.Serve(n.listener)
+	}
+	srv.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+	return srv.ServeTLS(n.listener, t.Cert, t.Key)
+}
+
+// readiness says what an operator should know, and why the node cannot do its work if so.
+func (n *Node) readiness(context.Context) (warnings []string, err error) {
+	if n.draining.Load() {
+		return nil, errors.New("the node is stopping")
+	}
+	if err := n.store.Err(); err != nil {
+		return nil, err
+	}
+	if err := n.server.Healthy(); err != nil {
+		return nil, err
+	}
+	if n.disk.full() {
+		return nil, errors.New("the disk of the data folder is nearly full: new changes are refused")
+	}
+	if n.disk.low() {
+		warnings = append(warnings, "the disk of the data folder has under 10 % or 1 GiB free")
+	}
+	if c := n.feed.unreadable.Load(); c > 0 {
+		warnings = append(warnings, fmt.Sprintf("%d records of the logs could not be read and were set aside", c))
+	}
+	return warnings, nil
+}
+
+// newRun names this process among those that a node has had.
+func newRun() string { return strings.ToLower(rand.Text()[:12]) }

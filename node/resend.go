@@ -1,0 +1,128 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/carillon-fhir/carillon/match/fhir"
+	"github.com/carillon-fhir/carillon/match/fhir/record"
+	"github.com/carillon-fhir/carillon/match/index"
+	"github.com/carillon-fhir/carillon/match/search"
+	"github.com/carillon-fhir/carillon/node/api"
+	"github.com/carillon-fhir/carillon/store"
+	"github.com/carillon-fhir/carillon/stream"
+)
+
+// Resend matches a stored version again, by the Subscriptions that are in force now, and sends
+// it to those that it meets. A Subscription that has the event already gets it with its old
+// number; to another it is a new match with a new number, marked with the job.
+func (a *admin) Resend(ctx context.Context, r api.Resend, by string) (api.Done, error) {
+	v, err := a.resendVersion(r)
+	if err != nil {
+		return api.Done{}, err
+	}
+	hits, interaction, err := a.resendHits(ctx, r, v)
+	if err != nil || len(hits) == 0 {
+		return api.Done{}, err
+	}
+	if err := a.passed(ctx, v); err != nil {
+		return api.Done{}, err
+	}
+	job, err := a.job(ctx, func() (record.Job, error) {
+		j := record.Job{By: by}
+		for _, h := range hits {
+			id := record.MatchID{Event: v.Sequence, Birth: h.Birth}
+			_, has, err := a.store.MatchByID(id)
+			switch {
+			case err != nil:
+				return j, err
+			case has:
+				j.Replay = append(j.Replay, id)
+			default:
+				j.Matches = append(j.Matches, record.Match{
+					Event: v.Sequence, Subscription: h.ID, Birth: h.Birth, Version: h.Version, Interaction: interaction, Job: "resend",
+				})
+			}
+		}
+		return j, nil
+	})
+	if err != nil {
+		return api.Done{}, err
+	}
+	a.log.Info("resource sent again", "resource", r.Key.String(), "event", v.Sequence, "subscriptions", len(hits), "by", by)
+	return api.Done{Count: len(hits), Job: job}, nil
+}
+
+// resendVersion is the version that is to be sent: the one named, or the current one.
+func (a *admin) resendVersion(r api.Resend) (store.Version, error) {
+	at := r.Version
+	if at == 0 {
+		res, known, err := a.store.Resource(r.Key)
+		if err != nil {
+			return store.Version{}, err
+		}
+		if !known {
+			return store.Version{}, notFound(r.Key)
+		}
+		at = res.Version
+	}
+	v, ok, err := a.store.Before(at)
+	if err == nil && (!ok || v.Key != r.Key) {
+		err = fhir.Refuse(fhir.IssueNotFound, "", fmt.Sprintf("%s has no version %d", r.Key, at))
+	}
+	return v, err
+}
+
+// resendHits evaluates the version with the code that matches events. A delete is evaluated
+// by the state before it, and is always sent as a delete.
+func (a *admin) resendHits(ctx context.Context, r api.Resend, v store.Version) ([]index.Hit, fhir.Interaction, error) {
+	interaction, state := r.Interaction, v.Sequence
+	if v.Interaction == fhir.Delete {
+		interaction, state = fhir.Delete, v.Previous
+	}
+	if state == 0 {
+		return nil, "", fhir.Refuse(fhir.IssueProcessing, "", fmt.Sprintf("%s was deleted without having been seen, so there is nothing to match", r.Key))
+	}
+	e, err := a.versions.Event(ctx, state)
+	if err != nil {
+		return nil, "", err
+	}
+	res, err := backend{a.gate}.resource(e.Body, search.Envelope{ID: string(r.Key.ID), LastUpdated: e.Time})
+	if err != nil {
+		return nil, "", err
+	}
+	hits := a.subs.index.Match(index.Newest, time.Now(), interaction, res, nil, nil)
+	if r.Subscription == "" {
+		return hits, interaction, nil
+	}
+	s, err := a.subscription(r.Subscription)
+	if err != nil {
+		return nil, "", err
+	}
+	for _, h := range hits {
+		if h.ID == s.id {
+			return []index.Hit{h}, interaction, nil
+		}
+	}
+	return nil, interaction, nil
+}
+
+// passed waits until the event's partition has decided about it: only then is it known which
+// Subscriptions do not have it.
+func (a *admin) passed(ctx context.Context, v store.Version) error {
+	partition := a.table.Of(v.Key.Type, stream.ShardOf(v.Key.ID))
+	for {
+		b, at, found, err := blocks{a.server}.Newest(ctx, partition)
+		if err != nil {
+			return refusal(err)
+		}
+		if found && b.Through >= v.Sequence {
+			return a.store.WaitApplied(ctx, store.Vector{Matches: at})
+		}
+		// A partition without matches writes its mark once a second.
+		if err := pause(ctx, 50*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
