@@ -1,0 +1,159 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/carillon-fhir/carillon/node/config"
+)
+
+// member is a node as serve sees it.
+type member interface {
+	// Run serves until ctx ends, then drains: it finishes what is under way and hands over
+	// the rest. It returns nil after a clean stop.
+	Run(ctx context.Context) error
+	// Ready is closed when the node serves. The methods below are valid from then on.
+	Ready() <-chan struct{}
+	Addr() string     // host:port of the HTTP listener
+	NATSAddr() string // host:port of the listener for NATS clients
+	Name() string     // of the node
+}
+
+// errKilled ends the process while the node still drains.
+var errKilled = errors.New("stopped by a second signal before everything was handed over; nothing acknowledged is lost")
+
+func serveCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "serve",
+		Usage: "run a node",
+		Description: help(`Runs a node in the foreground, with its defaults or a configuration file, and prints one
+line on stdout when it serves:
+
+   ready http=URL nats=URL node=NAME cluster=NAME
+
+Logs go to stderr. The first SIGTERM or SIGINT drains the node, the second one ends it at
+once; nothing that was acknowledged is lost either way.`,
+			"carillon serve --dev",
+			"carillon serve --config cluster.yaml --data /var/lib/carillon"),
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "config", Usage: "configuration `FILE` (see cluster.yaml)"},
+			&cli.StringFlag{Name: "node", Usage: "`NAME` of this node (default n1, kept in the data folder)"},
+			&cli.StringFlag{Name: "data", Usage: "`DIR` of its data"},
+			&cli.StringFlag{Name: "http", Usage: "`ADDR` to serve FHIR and administration on; port 0 picks a free one"},
+			&cli.StringFlag{Name: "nats", Usage: "`ADDR` to serve NATS clients on; port 0 picks a free one"},
+			&cli.BoolFlag{Name: "dev", Usage: "for a laptop: endpoints on this machine and without TLS are allowed"},
+			&cli.BoolFlag{Name: "rebuild", Usage: "make the projection again from the logs before serving"},
+			&cli.BoolFlag{Name: "insecure-public", Usage: "serve other machines although TLS or login is missing"},
+		},
+		Action: action(0, 0, serve),
+	}
+}
+
+func serve(c *call) error {
+	cfg, err := serveConfig(c)
+	if err != nil {
+		return err
+	}
+	log, err := newLogger(c.App.ErrWriter, cfg.Observability.Log.Level, cfg.Observability.Log.Format, c.Bool("no-color"))
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(c.ctx(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	n, err := openNode(cfg, log, version())
+	if err != nil {
+		return err
+	}
+	if cfg.Run.Dev {
+		log.Warn("development mode: endpoints on this machine and without TLS are allowed", "http", cfg.Node.HTTP)
+	}
+	if cfg.Run.InsecurePublic {
+		log.Warn("insecure-public: listeners may be reached by others without TLS or login", "http", cfg.Node.HTTP, "nats", cfg.Node.NATS)
+	}
+	return runNode(ctx, c, n, cfg, log)
+}
+
+// serveConfig joins file, variables and flags, in rising order of precedence.
+func serveConfig(c *call) (config.Config, error) {
+	cfg, err := loadConfig(c.String("config"))
+	if err != nil {
+		return cfg, err
+	}
+	for _, f := range []struct{ flag, key string }{
+		{"data", "node.data"}, {"http", "node.http"}, {"nats", "node.nats"},
+		{"log-level", "observability.log.level"}, {"log-format", "observability.log.format"},
+	} {
+		if !c.IsSet(f.flag) {
+			continue
+		}
+		if err := cfg.Set(f.key, c.String(f.flag), "--"+f.flag); err != nil {
+			return cfg, err
+		}
+	}
+	if name := c.String("node"); name != "" {
+		if cfg.Run.Node != "" && cfg.Run.Node != name {
+			return cfg, usage("--node %s has no entry in nodes, which names %s", name, cfg.Run.Node)
+		}
+		cfg.Run.Node = name
+	}
+	cfg.Run.Rebuild = c.Bool("rebuild")
+	cfg.Run.InsecurePublic = c.Bool("insecure-public")
+	if cfg.Run.Dev = c.Bool("dev"); cfg.Run.Dev {
+		cfg.Delivery.Egress.AllowPrivate = true
+		cfg.Delivery.Egress.AllowHTTP = true
+	}
+	if err := cfg.Validate(); err != nil {
+		return cfg, err
+	}
+	return cfg, cfg.CheckListeners()
+}
+
+// loadConfig reads a configuration. A file that cannot be read is wrong usage.
+func loadConfig(path string) (config.Config, error) {
+	cfg, err := config.Load(path, os.Environ())
+	var bad *config.Error
+	if err != nil && !errors.As(err, &bad) {
+		return cfg, &exitError{code: exitUsage, err: err}
+	}
+	return cfg, err
+}
+
+// runNode runs a node until ctx ends and prints the ready line once it serves. While it drains
+// a second signal ends the process.
+func runNode(ctx context.Context, c *call, n member, cfg config.Config, log *slog.Logger) error {
+	done := make(chan error, 1)
+	go func() { done <- n.Run(ctx) }()
+	select {
+	case err := <-done:
+		return err // it never served
+	case <-n.Ready():
+	}
+	scheme := "http"
+	if cfg.Security.TLS.Cert != "" {
+		scheme = "https"
+	}
+	fmt.Fprintf(c.App.Writer, "ready http=%s://%s nats=nats://%s node=%s cluster=%s\n",
+		scheme, n.Addr(), n.NATSAddr(), n.Name(), cfg.Cluster.Name)
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	second := make(chan os.Signal, 1)
+	signal.Notify(second, syscall.SIGTERM, syscall.SIGINT)
+	defer signal.Stop(second)
+	log.Info("draining; a second signal ends the process at once", "node", n.Name())
+	select {
+	case err := <-done:
+		return err
+	case <-second:
+		return errKilled
+	}
+}

@@ -1,0 +1,12 @@
+// Package e2e shows Carillon's promises on the real binary: each test starts nodes as
+// processes, does what a user does, breaks something, and waits for what a user sees.
+//
+//	mainjob_test.go     a change in, a notification out; what must not arrive
+//	crash_test.go       kill -9 under load: nothing acknowledged is lost, numbers have no gaps
+//	deadletter_test.go  a failing endpoint: the schedule, one dead letter, its replay
+//	ingest_test.go      bulk ingest, compared with an independent reading of the file
+//	producers_test.go   beside HAPI, beside Medplum, beside a NATS producer
+//	power_test.go       power cuts on a disk of its own (make chaos)
+//
+// The helpers are in e2e/harness.
+package e2e
