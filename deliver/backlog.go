@@ -86,6 +86,9 @@ type backlog struct {
 	entries map[record.Sequence]*entry // by event
 	chains  map[fhir.Key][]*entry
 	ready   [shares]fifo[*entry] // those in phase ready, and some that no longer are
+	// holding are those ready ones that hold a token, hence a place. They go first: in a full
+	// lane only what goes can free a place.
+	holding [shares]fifo[*entry]
 	sending [shares]int
 	unsaved int // in phase recording
 	places  int
@@ -196,7 +199,11 @@ func (l *Lane) activate(b *backlog, e *entry) {
 
 func (l *Lane) makeReady(b *backlog, e *entry) {
 	e.phase = ready
-	b.ready[e.share()].push(e)
+	if e.token != nil {
+		b.holding[e.share()].push(e)
+	} else {
+		b.ready[e.share()].push(e)
+	}
 	l.markRunnable(b)
 }
 
@@ -239,7 +246,7 @@ func (l *Lane) rechain(b *backlog) {
 		return int(int64(x.Number) - int64(y.Number))
 	})
 	b.chains = make(map[fhir.Key][]*entry)
-	b.ready = [shares]fifo[*entry]{}
+	b.ready, b.holding = [shares]fifo[*entry]{}, [shares]fifo[*entry]{}
 	for _, e := range all {
 		key := b.chain(e.Pending)
 		b.chains[key] = append(b.chains[key], e)
@@ -252,16 +259,17 @@ func (l *Lane) rechain(b *backlog) {
 	}
 }
 
-// firstReady is the next of a share that may be sent.
-func (b *backlog) firstReady(s share) *entry {
-	list := &b.ready[s]
-	for list.len() > 0 {
-		if e := list.peek(); e.phase == ready && e.share() == s {
-			return e
+// firstReady is the next of a share that may be sent, and the list that it heads.
+func (b *backlog) firstReady(s share) (*entry, *fifo[*entry]) {
+	for _, list := range [...]*fifo[*entry]{&b.holding[s], &b.ready[s]} {
+		for list.len() > 0 {
+			if e := list.peek(); e.phase == ready && e.share() == s {
+				return e, list
+			}
+			list.pop()
 		}
-		list.pop()
 	}
-	return nil
+	return nil, nil
 }
 
 // sound reports whether the endpoint answers well: the last attempt was accepted in good time,

@@ -218,7 +218,7 @@ func (l *Lane) startSends(work context.Context) {
 	}
 }
 
-// pick gives the match of a Subscription that goes next, if one may; starved says that one
+// pick takes the match of a Subscription that goes next, if one may; starved says that one
 // would, were there a place in the lane.
 func (l *Lane) pick(b *backlog, now time.Time) (e *entry, starved bool) {
 	if !b.sendable() {
@@ -235,7 +235,7 @@ func (l *Lane) pick(b *backlog, now time.Time) (e *entry, starved bool) {
 	// Shares take turns, so that with k = 1 none of them starves another.
 	turns := [...]share{freshShare, retryShare, freshShare, replayShare}
 	for _, s := range [...]share{turns[b.turns%len(turns)], freshShare, retryShare, replayShare} {
-		e := b.firstReady(s)
+		e, list := b.firstReady(s)
 		if e == nil || !b.shareOpen(s, k) {
 			continue
 		}
@@ -243,6 +243,7 @@ func (l *Lane) pick(b *backlog, now time.Time) (e *entry, starved bool) {
 			starved = true
 			continue
 		}
+		list.pop()
 		return e, false
 	}
 	return nil, starved
@@ -258,7 +259,6 @@ func (b *backlog) shareOpen(s share, k int) bool {
 
 func (l *Lane) launch(work context.Context, b *backlog, e *entry, now time.Time) {
 	s := e.share()
-	b.ready[s].pop()
 	e.phase, e.began = sending, now
 	b.turns++
 	b.atWork[e] = struct{}{}

@@ -80,14 +80,18 @@ func (l *Lane) judge(t Token) answer {
 	case e.out(), e.phase == ready:
 		// A second token, or the same one again. The newer handle is the one that counts; the
 		// other comes back some time and is judged by the outcome.
+		first := e.token == nil
 		e.token, e.touched, e.tokenBy = t, now, time.Time{}
 		l.occupy(b, e)
+		if first && e.phase == ready {
+			l.makeReady(b, e) // now among those that hold a place
+		}
 		return answer{}
 	case !l.mayKeepToken(b, e, now):
 		return l.park(b, e, t)
 	}
 	l.occupy(b, e)
-	if wait := e.due().Sub(now); wait > 0 {
+	if wait := e.due().Sub(now); wait > 1000000000000 {
 		e.tokenBy = e.due().Add(tokenGrace)
 		return delay(t, wait)
 	}

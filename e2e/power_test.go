@@ -18,8 +18,8 @@ import (
 // A power cut, simulated: the data folder is on an ext4 of its own, which is shut down without
 // flushing its journal while writers run, so that what was not synced is gone. After mounting
 // it again everything acknowledged is there and arrives.
-func TestAPowerCutLosesNothingThatWasAcknowledged(t *testing.T) {
-	if os.Getenv("CARILLON_CHAOS") == "" {
+func TestInvariant01APowerCutLosesNothingThatWasAcknowledged(t *testing.T) {
+	if os.Getenv("E2E_CHAOS") == "" {
 		t.Skip("power cuts run with make chaos")
 	}
 	d := newLoopDisk(t)
@@ -30,7 +30,7 @@ func TestAPowerCutLosesNothingThatWasAcknowledged(t *testing.T) {
 	n.MustDo(201, "PUT", "/fhir/Subscription/all", subscription("all", "Patient?", e.URL))
 
 	acks := &acknowledged{versions: map[string]bool{}}
-	cuts := envInt("CARILLON_CUTS", 5)
+	cuts := envInt("E2E_CUTS", 5)
 	for cut := range cuts {
 		ctx, stop := context.WithCancel(t.Context())
 		var writers sync.WaitGroup
@@ -49,10 +49,85 @@ func TestAPowerCutLosesNothingThatWasAcknowledged(t *testing.T) {
 	if len(acks.versions) < 10*cuts {
 		t.Fatal("too few writes: the test shows nothing")
 	}
-	e.Await(t, 2*time.Minute, "every acknowledged write", func(as []harness.Arrival) bool {
+	checkNumbers(t, e.Await(t, 2*time.Minute, "every acknowledged write", func(as []harness.Arrival) bool {
 		return len(as) >= len(acks.versions) && len(missing(acks, as)) == 0
-	})
+	}))
 	n.Kill() // before the disk goes
+}
+
+// A disk that fills up refuses new changes before anything of them is written, goes on to
+// serve reads and deliveries, and takes changes again when there is space, without a restart.
+func TestAFullDiskRefusesNewChangesAndRecoversWithoutARestart(t *testing.T) {
+	if os.Getenv("E2E_CHAOS") == "" {
+		t.Skip("full disks run with make chaos")
+	}
+	d := newLoopDisk(t)
+	n := harness.NewNode(t)
+	n.Dir = filepath.Join(d.mount, "data")
+	n.Start()
+	e := harness.NewEndpoint(t)
+	n.MustDo(201, "PUT", "/fhir/Subscription/all", subscription("all", "Patient?", e.URL))
+	n.MustDo(201, "PUT", "/fhir/Patient/before", patient("before", "A"))
+
+	filler := filepath.Join(d.mount, "filler")
+	fill(t, filler, d.mount, 200<<20)
+	accepted, id := 1, ""
+	await(t, n, "refusal", func() bool { // the node looks at the disk once a second
+		id = fmt.Sprintf("full-%d", accepted)
+		a, err := n.Do(t.Context(), "PUT", "/fhir/Patient/"+id, []byte(patient(id, "A")))
+		if err == nil && a.Status == 201 {
+			accepted++
+		}
+		return err == nil && a.Status == 507
+	})
+	n.MustDo(404, "GET", "/fhir/Patient/"+id, "")
+	n.MustDo(200, "GET", "/fhir/Patient/before", "")
+	n.MustDo(503, "GET", "/readyz", "")
+	e.AwaitCount(t, 10*time.Second, accepted)
+
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	await(t, n, "acceptance", func() bool {
+		a, err := n.Do(t.Context(), "PUT", "/fhir/Patient/after", []byte(patient("after", "A")))
+		return err == nil && a.Status == 201
+	})
+	e.AwaitCount(t, 10*time.Second, accepted+1)
+	n.MustDo(200, "GET", "/readyz", "")
+	n.Kill()
+}
+
+// fill writes a file until only so many bytes are free.
+func fill(t *testing.T, path, mount string, leave uint64) {
+	t.Helper()
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	chunk := make([]byte, 8<<20)
+	for {
+		var st unix.Statfs_t
+		if err := unix.Statfs(mount, &st); err != nil {
+			t.Fatal(err)
+		}
+		if st.Bavail*uint64(st.Bsize) < leave {
+			return
+		}
+		if _, err := f.Write(chunk); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// await repeats a question to the node until it is answered as wanted.
+func await(t *testing.T, n *harness.Node, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !ok(); {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited 20 s for %s\n%s", what, n.Logs())
+		}
+	}
 }
 
 // loopDisk is an ext4 in a file.
@@ -66,7 +141,7 @@ func newLoopDisk(t *testing.T) *loopDisk {
 	d := &loopDisk{image: filepath.Join(dir, "disk.img"), mount: filepath.Join(dir, "mnt")}
 	f, err := os.Create(d.image)
 	if err == nil {
-		err = f.Truncate(4 << 30)
+		err = f.Truncate(1 << 30)
 		f.Close()
 	}
 	if err == nil {

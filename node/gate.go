@@ -57,6 +57,13 @@ func (g *gate) Write(ctx context.Context, w api.Write) (api.Written, error) {
 			}
 			continue // the plan was made on a state that is no longer the newest
 		}
+		if errors.Is(err, stream.ErrDuplicate) { // both versions of a Subscription, sent before
+			res, known, err := g.store.Resource(w.Key)
+			if err != nil {
+				return api.Written{}, err
+			}
+			return g.standing(ctx, w, res, known)
+		}
 		if err != nil {
 			return api.Written{}, refusal(err)
 		}
@@ -75,10 +82,10 @@ func (g *gate) Transaction(ctx context.Context, ws []api.Write) ([]api.Written, 
 		for i, w := range ws {
 			p, err := g.plan(ctx, w)
 			if err != nil {
-				return nil, entryError(i, err)
+				return nil, &api.EntryError{Index: i, Err: err}
 			}
 			if p.done && w.IfNoneExist != "" {
-				return nil, entryError(i, fhir.Refuse(fhir.IssueConflict, "", "a resource that matches ifNoneExist exists"))
+				return nil, &api.EntryError{Index: i, Err: fhir.Refuse(fhir.IssueConflict, "", "a resource that matches ifNoneExist exists")}
 			}
 			if p.done && len(p.messages) == 0 { // a delete of what is not there
 				plans[i] = p
@@ -437,6 +444,8 @@ func refusal(err error) error {
 		return fhir.Refuse(fhir.IssueNoStore, "", "the log is full, so new changes are refused")
 	case errors.Is(err, stream.ErrTooLarge):
 		return fhir.Refuse(fhir.IssueTooLong, "", "the change is too large for one atomic write of the log")
+	case errors.Is(err, stream.ErrDuplicate):
+		return fhir.Refuse(fhir.IssueConflict, "", "a change with this Idempotency-Key is in the log already; this request wrote nothing")
 	case errors.Is(err, stream.ErrUnavailable), errors.Is(err, stream.ErrClosed):
 		return retryAfter(fhir.Refuse(fhir.IssueTransient, "", "the log is not available; nothing was written"), 5*time.Second)
 	case errors.Is(err, stream.ErrUnknown):
@@ -455,21 +464,3 @@ func (e laterError) Unwrap() error             { return e.error }
 func (e laterError) RetryAfter() time.Duration { return e.after }
 
 func retryAfter(err error, d time.Duration) error { return laterError{err, d} }
-
-// entryError names the entry of a transaction that was refused.
-func entryError(i int, err error) error {
-	fe := fhir.AsError(err)
-	if fe == nil {
-		return err
-	}
-	out := &fhir.Error{}
-	for _, is := range fe.Issues {
-		at := fmt.Sprintf("Bundle.entry[%d]", i)
-		if is.Expression != "" {
-			is.Diagnostics = is.Expression + ": " + is.Diagnostics
-		}
-		is.Expression = at
-		out.Issues = append(out.Issues, is)
-	}
-	return out
-}

@@ -5,6 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
+	"sync"
+	"time"
 
 	"github.com/carillon-fhir/carillon/match"
 	"github.com/carillon-fhir/carillon/match/fhir"
@@ -156,6 +159,52 @@ func loadTable(ctx context.Context, server *stream.Server) (*match.Table, error)
 		_, err = server.Append(ctx, stream.Events, subject, record.Encode(match.DefaultPartitions()), 0)
 		if err != nil && !errors.Is(err, stream.ErrConflict) {
 			return nil, fmt.Errorf("propose the partition table: %w", err)
+		}
+	}
+}
+
+// marks follows how far each partition is matched, as far as this process has seen.
+type marks struct {
+	mu sync.Mutex
+	at map[string]record.Sequence
+}
+
+func newMarks(t *match.Table) *marks {
+	m := &marks{at: map[string]record.Sequence{}}
+	for _, p := range t.Names() {
+		m.at[p] = t.Base()
+	}
+	return m
+}
+
+func (m *marks) set(partition string, through record.Sequence) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.at[partition] = max(m.at[partition], through)
+}
+
+// lowest is the place that every partition has passed.
+func (m *marks) lowest() record.Sequence {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	lowest := record.Sequence(math.MaxUint64)
+	for _, at := range m.at {
+		lowest = min(lowest, at)
+	}
+	return lowest
+}
+
+// pruneIndex forgets versions of Subscriptions that no event can meet any more, now and then,
+// until ctx ends.
+func (n *Node) pruneIndex(ctx context.Context) error {
+	tick := time.NewTicker(10 * time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			n.subs.index.Prune(n.marks.lowest())
 		}
 	}
 }

@@ -47,6 +47,7 @@ type Node struct {
 	subs      *registry
 	tokens    *tokens
 	table     *match.Table
+	marks     *marks
 	ring      *ring
 	versions  *versions
 	feed      *feed
@@ -58,6 +59,7 @@ type Node struct {
 	parts    *group
 	ready    chan struct{}
 	draining atomic.Bool
+	logError atomic.Pointer[error]
 }
 
 // Sizes of what a node keeps in memory of the newest changes.
@@ -293,7 +295,7 @@ func (n *Node) startFeed(ctx context.Context) error {
 	finder := &searcher{defs: n.defs, store: n.store, subs: n.subs, versions: n.versions}
 	n.gate = &gate{
 		log: n.log, store: n.store, events: n.publisher, ring: n.ring, versions: n.versions,
-		subs: n.subs, search: finder, disk: n.disk, draining: n.draining.Load, ready: n.server.Healthy,
+		subs: n.subs, search: finder, disk: n.disk, draining: n.draining.Load, ready: n.logHealth,
 		newest: func(ctx context.Context, subject string) (stream.Message, error) {
 			return n.server.LastFor(ctx, stream.Events, subject)
 		},
@@ -343,26 +345,34 @@ func (n *Node) readEvent(ctx context.Context, seq record.Sequence) (record.Event
 	return e, err
 }
 
-// keepLog restarts the embedded server in place when it has stopped writing: after a write
-// error it closes the stream and stays so, even when there is space again.
+// keepLog watches the embedded server and restarts it in place when it has stopped writing:
+// after a write error it closes the stream and stays so, even when there is space again.
 func (n *Node) keepLog(ctx context.Context) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
+		err := n.server.Healthy()
+		n.logError.Store(&err)
+		if err != nil && !n.disk.full() {
+			n.log.Error("the log cannot be written, the embedded server is started again", "err", err)
+			if err := n.server.Restart(ctx); err != nil && ctx.Err() == nil {
+				n.log.Error("the embedded server did not start, will try again", "err", err)
+			}
+		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
 		}
-		err := n.server.Healthy()
-		if err == nil || n.disk.full() {
-			continue
-		}
-		n.log.Error("the log cannot be written, the embedded server is started again", "err", err)
-		if err := n.server.Restart(ctx); err != nil && ctx.Err() == nil {
-			n.log.Error("the embedded server did not start, will try again", "err", err)
-		}
 	}
+}
+
+// logHealth is what keepLog saw last: asking the engine costs too much for every write.
+func (n *Node) logHealth() error {
+	if err := n.logError.Load(); err != nil {
+		return *err
+	}
+	return nil
 }
 
 // checkLogin refuses listeners that others can reach while nobody has to log in.
@@ -374,7 +384,8 @@ func (n *Node) checkLogin(context.Context) error {
 }
 
 func (n *Node) startMatching(context.Context) error {
-	var runners []func(context.Context) error
+	n.marks = newMarks(n.table)
+	runners := []func(context.Context) error{n.pruneIndex}
 	events := partitionEvents{ring: n.ring, server: n.server, store: n.store, table: n.table}
 	for _, partition := range n.table.Names() {
 		r := &match.Runner{
@@ -386,7 +397,7 @@ func (n *Node) startMatching(context.Context) error {
 			Bodies:      matchBodies{n.versions},
 			Blocks:      blocks{n.server},
 			Dead:        deadIngest{n.server},
-			Observer:    n.observe.matching(),
+			Observer:    n.observe.matching(func(through record.Sequence) { n.marks.set(partition, through) }),
 			Log:         n.log,
 		}
 		runners = append(runners, r.Run)
@@ -452,7 +463,7 @@ func (n *Node) readiness(context.Context) (warnings []string, err error) {
 	if err := n.store.Err(); err != nil {
 		return nil, err
 	}
-	if err := n.server.Healthy(); err != nil {
+	if err := n.logHealth(); err != nil {
 		return nil, err
 	}
 	if n.disk.full() {

@@ -31,6 +31,9 @@ type tokens struct {
 	log controlLog
 }
 
+// adminRole is the role that manages tokens (api.Administer).
+const adminRole = "admin"
+
 // tokenPrefix makes a leaked token easy to find with a secret scanner.
 const tokenPrefix = "carillon_"
 
@@ -42,6 +45,10 @@ func (t *tokens) create(ctx context.Context, name string, roles []string, now ti
 	secret := base64.RawURLEncoding.EncodeToString(raw)
 	tok := storedToken{ID: id, Name: name, Roles: roles, Created: now.UTC().Truncate(time.Second), Hash: hashSecret(secret)}
 	err := t.change(ctx, t.log, func(old []storedToken) ([]storedToken, error) {
+		// With the first token everybody must log in. If it could not make others, nobody could.
+		if len(old) == 0 && !slices.Contains(roles, adminRole) {
+			return nil, fhir.Refuse(fhir.IssueInvariant, "", "the first token must have the role admin, since from then on only an admin can make more")
+		}
 		for _, o := range old {
 			if o.Name == name {
 				return nil, fhir.Refuse(fhir.IssueConflict, "", fmt.Sprintf("a token named %q exists; revoke it or take another name", name))
@@ -61,6 +68,10 @@ func (t *tokens) revoke(ctx context.Context, idOrName string) error {
 		kept := slices.DeleteFunc(slices.Clone(old), func(o storedToken) bool { return o.ID == idOrName || o.Name == idOrName })
 		if len(kept) == len(old) {
 			return nil, fhir.Refuse(fhir.IssueNotFound, "", fmt.Sprintf("there is no token %q", idOrName))
+		}
+		isAdmin := func(o storedToken) bool { return slices.Contains(o.Roles, adminRole) }
+		if len(kept) > 0 && !slices.ContainsFunc(kept, isAdmin) {
+			return nil, fhir.Refuse(fhir.IssueConflict, "", fmt.Sprintf("%q is the last token with the role admin; revoke the others first, or make another admin", idOrName))
 		}
 		return kept, nil
 	})

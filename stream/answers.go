@@ -118,8 +118,13 @@ func (q *asked) message(ctx context.Context, timeout time.Duration) (*nats.Msg, 
 	return nil, why
 }
 
+// noResponders reports whether the server says that nobody takes the subject.
+func noResponders(m *nats.Msg) bool {
+	return len(m.Data) == 0 && m.Header.Get("Status") == "503" && m.Header.Get("Nats-Sequence") == ""
+}
+
 func parseAck(m *nats.Msg) (pubAck, error) {
-	if len(m.Data) == 0 && m.Header.Get("Status") == "503" {
+	if noResponders(m) {
 		return pubAck{}, fmt.Errorf("%w: %w", ErrUnavailable, nats.ErrNoResponders)
 	}
 	var a pubAck

@@ -29,7 +29,7 @@ func BenchmarkPublisher(b *testing.B) {
 }
 
 // BenchmarkCrossover compares a group of n messages sent as singles and as one batch. The
-// constant batchFrom is where they meet.
+// constant batchFrom lies near where they meet.
 func BenchmarkCrossover(b *testing.B) {
 	for _, n := range []int{2, 4, 6, 8, 10, 12, 16, 24} {
 		for _, form := range []string{"singles", "batch"} {
@@ -197,4 +197,41 @@ func BenchmarkFollowLatency(b *testing.B) {
 	b.ReportMetric(float64(took[len(took)/2].Microseconds())/1000, "p50-ms")
 	b.ReportMetric(float64(took[len(took)*99/100].Microseconds())/1000, "p99-ms")
 	b.ReportMetric(float64(after[len(after)/2].Microseconds())/1000, "after-ack-p50-ms")
+}
+
+// BenchmarkTokens is the rate of tokens through one lane: published, delivered, acknowledged.
+func BenchmarkTokens(b *testing.B) {
+	s := start(b)
+	if err := s.DeclareLanes(b.Context(), 1000); err != nil {
+		b.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(b.Context())
+	got, done := make(chan struct{}, 1000), make(chan struct{})
+	go func() {
+		defer close(done)
+		s.Tokens(ctx, "3-0", func(t Token) { t.Ack(); got <- struct{}{} })
+	}()
+	var wg sync.WaitGroup
+	work := make(chan struct{})
+	for range 16 {
+		wg.Go(func() {
+			for range work {
+				if err := s.PublishToken(b.Context(), "3-0", "s", kilobyte[:200]); err != nil {
+					b.Error(err)
+				}
+			}
+		})
+	}
+	n := 0
+	for b.Loop() {
+		work <- struct{}{}
+		if n++; n > 500 {
+			<-got
+		}
+	}
+	close(work)
+	wg.Wait()
+	cancel()
+	<-done
+	b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "tokens/s")
 }

@@ -7,7 +7,6 @@ import (
 	"net"
 	"path/filepath"
 	"strconv"
-	"strings"
 
 	"github.com/nats-io/nats-server/v2/server"
 )
@@ -15,7 +14,7 @@ import (
 // Config says how the embedded server runs.
 type Config struct {
 	Name    string // server name; stable, since the store belongs to it
-	Cluster string // cluster name; only shown while there is one node
+	Cluster string // cluster name; a tag of the server while there is one node; may be empty
 	Dir     string // data folder; the engine keeps its files below it
 	// Listen is host:port for NATS clients, on loopback while there are no logins. Port 0 picks
 	// a free one. Empty opens no listener.
@@ -35,8 +34,11 @@ const (
 
 // complete fills in defaults and refuses what cannot run.
 func (c Config) complete() (Config, error) {
-	if c.Name == "" || strings.ContainsAny(c.Name, " \t\r\n.*>/\\") {
+	if !validName(c.Name) {
 		return c, fmt.Errorf("node name %q: use letters, digits, '-' and '_'", c.Name)
+	}
+	if c.Cluster != "" && !validName(c.Cluster) {
+		return c, fmt.Errorf("cluster name %q: use letters, digits, '-' and '_'", c.Cluster)
 	}
 	if c.Dir == "" {
 		return c, errors.New("the log needs a data folder")
@@ -103,6 +105,7 @@ func (s *Server) configText() string {
 	q := strconv.Quote
 	return fmt.Sprintf(`
 server_name: %[1]s
+server_tags: [%[15]s]
 host: %[2]s
 port: %[3]s
 max_payload: %[4]d
@@ -144,5 +147,5 @@ accounts {
 }
 `, q(s.cfg.Name), q(host), port, s.cfg.MaxPayload, q(filepath.Join(s.cfg.Dir, "nats")),
 		s.cfg.MaxMemory, s.maxStore, q(s.core.public), q(s.gate.public),
-		q("fhir.message.>"), q("fhir.dead.>"), q(FilterEvents), q(FilterIngest), q(s.guest.public))
+		q("fhir.message.>"), q("fhir.dead.>"), q(FilterEvents), q(FilterIngest), q(s.guest.public), q("cluster:"+s.cfg.Cluster))
 }

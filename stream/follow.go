@@ -207,7 +207,9 @@ func (f *follower) handle(ctx context.Context, pushed []*nats.Msg, consumed uint
 	var replies []string
 	lost := false
 	for _, m := range pushed {
-		if m.Header.Get("Status") != "" && len(m.Data) == 0 {
+		// A control message is known by having no place in the log: a stored one may have any
+		// header, a status too.
+		if !strings.HasPrefix(m.Reply, "$JS.ACK.") {
 			replies = append(replies, flowReply(m))
 			continue
 		}
@@ -265,7 +267,7 @@ func flowReply(m *nats.Msg) string {
 // $JS.ACK.{stream}.{consumer}.{deliveries}.{sequence}.{count}.{time}.{pending}.
 func parsePushed(stream string, m *nats.Msg) (Message, uint64, error) {
 	t := strings.Split(m.Reply, ".")
-	if len(t) != 9 || t[0] != "$JS" || t[1] != "ACK" {
+	if len(t) != 9 {
 		return Message{}, 0, fmt.Errorf("message on %s without a place in the log", m.Subject)
 	}
 	seq, err1 := strconv.ParseUint(t[5], 10, 64)

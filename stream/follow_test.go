@@ -223,7 +223,25 @@ func TestAReaderThatMissesAMessageStartsAnew(t *testing.T) {
 	if !errors.Is(err, errFollowAgain) || f.next != 8 || len(got) != 2 {
 		t.Errorf("after the hole: next %d, got %v, %v", f.next, got, err)
 	}
-	if _, err := f.handle(t.Context(), []*nats.Msg{{Subject: "fhir.match.p", Reply: "x"}}, 0, true); err == nil || errors.Is(err, errFollowAgain) {
+	if _, err := f.handle(t.Context(), []*nats.Msg{{Subject: "fhir.match.p", Reply: "$JS.ACK.x"}}, 0, true); err == nil || errors.Is(err, errFollowAgain) {
 		t.Errorf("message without a place: %v", err)
+	}
+}
+
+func TestAStoredMessageMayHaveAnyHeader(t *testing.T) {
+	s := start(t)
+	var last record.Sequence
+	for _, status := range []string{"100", "404", "503"} {
+		a, err := s.Publish(t.Context(), Dead, Msg{Subject: "fhir.dead.s", Header: nats.Header{"Status": {status}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m, err := s.Get(t.Context(), Dead, a.Sequence); err != nil || m.Header.Get("Status") != status {
+			t.Errorf("status %s: %v", status, err)
+		}
+		last = a.Sequence
+	}
+	if got := collect(t, s, Dead, 1, nil, last); len(got) != 3 {
+		t.Errorf("%d of 3 handed over", len(got))
 	}
 }

@@ -65,11 +65,10 @@ func (s *Server) direct(ctx context.Context, stream string, what map[string]any)
 	if err != nil {
 		return Message{}, err
 	}
-	switch m.Header.Get("Status") {
-	case "":
-	case "404":
-		return Message{}, ErrNotFound
-	default:
+	if m.Header.Get("Nats-Sequence") == "" { // no message, whose own headers may hold a status
+		if m.Header.Get("Status") == "404" {
+			return Message{}, ErrNotFound
+		}
 		return Message{}, fmt.Errorf("%w: %s %s", ErrUnavailable, m.Header.Get("Status"), m.Header.Get("Description"))
 	}
 	seq, err := strconv.ParseUint(m.Header.Get("Nats-Sequence"), 10, 64)
@@ -137,7 +136,7 @@ func (s *Server) ask(ctx context.Context, subject string, what any) (*nats.Msg, 
 		return nil, err
 	case err != nil:
 		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
-	case len(m.Data) == 0 && m.Header.Get("Status") == "503":
+	case noResponders(m):
 		return nil, fmt.Errorf("%w: %w", ErrUnavailable, nats.ErrNoResponders)
 	}
 	return m, nil

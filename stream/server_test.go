@@ -2,6 +2,7 @@ package stream
 
 import (
 	"errors"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -9,7 +10,6 @@ import (
 	"testing"
 
 	"github.com/carillon-fhir/carillon/match/fhir"
-	"log/slog"
 )
 
 func TestTwoServersOnOneAddressGiveOneClearError(t *testing.T) {
@@ -157,5 +157,22 @@ func TestDiskFreeReadsTheFileSystemOfTheFolder(t *testing.T) {
 	}
 	if Reserve(1<<30) != 256<<20 || Reserve(1<<40) != (1<<40)/50 {
 		t.Errorf("reserve of 1 GiB is %d, of 1 TiB %d", Reserve(1<<30), Reserve(1<<40))
+	}
+}
+
+func TestTheServerRunsAsPromised(t *testing.T) {
+	s := start(t, listening)
+	o, err := s.options()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !o.SyncAlways || !o.JetStream || !o.NoSigs || !o.NoLog {
+		t.Errorf("sync always %v, JetStream %v, no signals %v, no log %v", o.SyncAlways, o.JetStream, o.NoSigs, o.NoLog)
+	}
+	if o.HTTPPort != 0 || o.HTTPSPort != 0 || o.MQTT.Port != 0 || o.LeafNode.Port != 0 || o.Websocket.Port != 0 || o.Cluster.Port != 0 || o.Gateway.Port != 0 {
+		t.Error("another listener than that of clients is open")
+	}
+	if o.JetStreamMaxStore <= 0 || o.JetStreamMaxMemory != defaultMaxMemory || int(o.MaxPayload) != s.MaxPayload() {
+		t.Errorf("limits: store %d, memory %d, payload %d", o.JetStreamMaxStore, o.JetStreamMaxMemory, o.MaxPayload)
 	}
 }

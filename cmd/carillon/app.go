@@ -49,12 +49,12 @@ func walk(commands []*cli.Command, visit func(*cli.Command)) {
 
 func globalFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "server", Usage: "`URL` of the node to ask (default " + defaultServer + ")", EnvVars: []string{"CARILLON_SERVER"}},
-		&cli.StringFlag{Name: "token", Usage: "API token; --token-file keeps it out of the list of processes", EnvVars: []string{"CARILLON_TOKEN"}},
-		&cli.StringFlag{Name: "token-file", Usage: "`FILE` that holds the API token", EnvVars: []string{"CARILLON_TOKEN_FILE"}},
-		&cli.StringFlag{Name: "context", Usage: "saved server and credentials by `NAME`", EnvVars: []string{"CARILLON_CONTEXT"}},
-		&cli.StringFlag{Name: "nats", Usage: "NATS `URL`, for tail (default " + defaultNATS + ")", EnvVars: []string{"CARILLON_NATS"}},
-		&cli.StringFlag{Name: "creds", Usage: "NATS credentials `FILE`, for tail", EnvVars: []string{"CARILLON_CREDS"}},
+		&cli.StringFlag{Name: "server", Usage: "`URL` of the node to ask (default " + defaultServer + ") [$CARILLON_SERVER]"},
+		&cli.StringFlag{Name: "token", Usage: "API token; --token-file keeps it out of the list of processes [$CARILLON_TOKEN]"},
+		&cli.StringFlag{Name: "token-file", Usage: "`FILE` that holds the API token [$CARILLON_TOKEN_FILE]"},
+		&cli.StringFlag{Name: "context", Usage: "saved server and credentials by `NAME` [$CARILLON_CONTEXT]"},
+		&cli.StringFlag{Name: "nats", Usage: "NATS `URL`, for tail (default " + defaultNATS + ") [$CARILLON_NATS]"},
+		&cli.StringFlag{Name: "creds", Usage: "NATS credentials `FILE`, for tail [$CARILLON_CREDS]"},
 		&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "`FORM` of results: table, json, yaml or csv", Value: "table"},
 		&cli.BoolFlag{Name: "quiet", Usage: "print results and errors alone"},
 		&cli.BoolFlag{Name: "no-color", Usage: "no colours, whatever the terminal can do; so does NO_COLOR"},

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,8 +11,6 @@ import (
 	"os"
 	"strings"
 	"time"
-
-	"crypto/rand"
 
 	"github.com/urfave/cli/v2"
 )
@@ -164,7 +163,8 @@ func newBenchmark(ctx context.Context, c *call, plan benchPlan) (*benchmark, err
 		return nil, err
 	}
 	b.sink = startSink(l)
-	if !c.IsSet("server") && !c.IsSet("context") {
+	// A server that a variable or a saved context names is not meant to be flooded.
+	if c.String("server") == "" && c.String("context") == "" {
 		c.note("starting a node")
 		b.node, err = startChild(ctx, c.String("config"))
 		if err != nil {

@@ -204,7 +204,7 @@ func (b *benchmark) await(ctx context.Context, w *writes, patience time.Duration
 	}
 	look := time.NewTicker(20 * time.Millisecond)
 	defer look.Stop()
-	for last := time.Now(); len(missing) > 0 && time.Since(last) < patience; {
+	for last := time.Now(); ; {
 		before := len(missing)
 		for id := range missing {
 			if _, arrived := b.sink.arrival(id); arrived {
@@ -213,6 +213,9 @@ func (b *benchmark) await(ctx context.Context, w *writes, patience time.Duration
 		}
 		if len(missing) < before {
 			last = time.Now()
+		}
+		if len(missing) == 0 || time.Since(last) >= patience {
+			break
 		}
 		select {
 		case <-ctx.Done():

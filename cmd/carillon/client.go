@@ -9,7 +9,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"os"
 	"strings"
 	"time"
 
@@ -30,32 +29,23 @@ type client struct {
 	http  *http.Client
 }
 
-// client makes a client from flags, variables and the saved context, in this order.
+// client makes a client for the server that the command line names.
 func (c *call) client() (*client, error) {
-	saved, err := c.savedContext()
+	to, err := c.target()
 	if err != nil {
 		return nil, err
 	}
-	server := first(c.String("server"), saved.Server, defaultServer)
-	u, err := url.Parse(server)
+	u, err := url.Parse(to.Server)
 	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") || u.User != nil {
 		return nil, usage("--server is not a URL such as %s", defaultServer)
 	}
-	token, err := c.token(saved)
-	if err != nil {
-		return nil, err
-	}
-	if token != "" && u.Scheme == "http" && !config.Loopback(withPort(u.Host)) {
+	if to.Token != "" && u.Scheme == "http" && !config.Loopback(withPort(u.Host)) {
 		c.warn("the token travels to %s unprotected; use https", u.Host)
 	}
-	// The other server may be on this machine or far away; a proxy is taken from the
-	// environment as every HTTP tool does.
-	transport := http.DefaultTransport.(*http.Transport).Clone()
 	return &client{
 		base:  strings.TrimSuffix(strings.TrimSuffix(u.String(), "/"), "/fhir"),
-		token: token,
+		token: to.Token,
 		http: &http.Client{
-			Transport: transport,
 			// The token must not follow a redirect to another host.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
@@ -67,17 +57,6 @@ func withPort(host string) string {
 		return host + ":80"
 	}
 	return host
-}
-
-func (c *call) token(saved savedContext) (string, error) {
-	if c.IsSet("token-file") && !c.IsSet("token") {
-		b, err := os.ReadFile(c.String("token-file"))
-		if err != nil {
-			return "", &exitError{code: exitUsage, err: err}
-		}
-		return strings.TrimSpace(string(b)), nil
-	}
-	return first(c.String("token"), saved.Token), nil
 }
 
 // first returns the first text that is not empty.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,8 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-
-	"encoding/json"
+	"strings"
 
 	"github.com/goccy/go-yaml"
 	"github.com/urfave/cli/v2"
@@ -44,7 +44,7 @@ func readContexts() (contextFile, error) {
 	empty := contextFile{Contexts: map[string]savedContext{}}
 	path, err := contextPath()
 	if err != nil {
-		return empty, err
+		return empty, nil // without a home folder there is nothing saved
 	}
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -99,27 +99,68 @@ func replaceFile(path string, b []byte) error {
 	return os.Rename(f.Name(), path)
 }
 
-// savedContext finds the context that --context names, else the one in use; none is no error.
-func (c *call) savedContext() (savedContext, error) {
+// target says whom a command talks to. A flag wins over --context, that over the variables,
+// those over the context in use, and that over the defaults. A token never travels to another
+// server than the one it was saved with, nor does that of a variable to the server of --context.
+func (c *call) target() (savedContext, error) {
 	f, err := readContexts()
-	if err != nil && !c.IsSet("context") {
-		if code := exitCode(err); code == exitUsage {
-			return savedContext{}, err
-		}
-		return savedContext{}, nil // without a home folder there is nothing saved
-	}
 	if err != nil {
 		return savedContext{}, err
 	}
-	name := first(c.String("context"), f.Current)
-	if name == "" {
-		return savedContext{}, nil
+	t := savedContext{Server: os.Getenv("CARILLON_SERVER"), NATS: os.Getenv("CARILLON_NATS"), Creds: os.Getenv("CARILLON_CREDS")}
+	if t.Token, err = tokenOf(os.Getenv("CARILLON_TOKEN"), os.Getenv("CARILLON_TOKEN_FILE")); err != nil {
+		return t, err
 	}
-	s, ok := f.Contexts[name]
-	if !ok {
-		return s, usage("there is no context %q%s", name, didYouMean(name, slices.Sorted(maps.Keys(f.Contexts))))
+	name := first(c.String("context"), os.Getenv("CARILLON_CONTEXT"))
+	saved, known := f.Contexts[first(name, f.Current)]
+	switch {
+	case name != "" && !known:
+		return t, usage("there is no context %q%s", name, didYouMean(name, slices.Sorted(maps.Keys(f.Contexts))))
+	case name != "":
+		t = saved
+	default:
+		if t.Server == "" {
+			t.Server, t.Token = saved.Server, first(t.Token, saved.Token)
+		}
+		if t.NATS == "" {
+			t.NATS, t.Creds = saved.NATS, first(t.Creds, saved.Creds)
+		}
 	}
-	return s, nil
+	return c.flagsOver(t, name != "" || os.Getenv("CARILLON_TOKEN") == "" && os.Getenv("CARILLON_TOKEN_FILE") == "")
+}
+
+// flagsOver puts the flags over a target. A server of the command line gets no token that was
+// saved for another one.
+func (c *call) flagsOver(t savedContext, tokenIsSaved bool) (savedContext, error) {
+	if s := c.String("server"); s != "" {
+		if tokenIsSaved && s != t.Server {
+			t.Token = ""
+		}
+		t.Server = s
+	}
+	if n := c.String("nats"); n != "" {
+		if n != t.NATS && os.Getenv("CARILLON_CREDS") == "" {
+			t.Creds = ""
+		}
+		t.NATS = n
+	}
+	token, err := tokenOf(c.String("token"), c.String("token-file"))
+	t.Token = first(token, t.Token)
+	t.Creds = first(c.String("creds"), t.Creds)
+	t.Server, t.NATS = first(t.Server, defaultServer), first(t.NATS, defaultNATS)
+	return t, err
+}
+
+// tokenOf is a token that was given itself or by the file that holds it.
+func tokenOf(token, file string) (string, error) {
+	if token != "" || file == "" {
+		return token, nil
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return "", &exitError{code: exitUsage, err: err}
+	}
+	return strings.TrimSpace(string(b)), nil
 }
 
 func contextCommand() *cli.Command {
@@ -159,7 +200,7 @@ func contextSave(c *call) error {
 	if !contextName.MatchString(name) {
 		return usage("a context's name has 1 to 64 letters, digits, '.', '-' and '_'")
 	}
-	token, err := c.token(savedContext{})
+	token, err := tokenOf(first(c.String("token"), os.Getenv("CARILLON_TOKEN")), c.String("token-file"))
 	if err != nil {
 		return err
 	}
@@ -167,7 +208,10 @@ func contextSave(c *call) error {
 	if err != nil {
 		return err
 	}
-	f.Contexts[name] = savedContext{Server: c.String("server"), Token: token, NATS: c.String("nats"), Creds: c.String("creds")}
+	f.Contexts[name] = savedContext{
+		Server: first(c.String("server"), os.Getenv("CARILLON_SERVER")), Token: token,
+		NATS: first(c.String("nats"), os.Getenv("CARILLON_NATS")), Creds: first(c.String("creds"), os.Getenv("CARILLON_CREDS")),
+	}
 	if err := writeContexts(f); err != nil {
 		return err
 	}

@@ -42,7 +42,7 @@ func (l *lineReader) one() ([]byte, error) {
 		part, err := l.r.ReadSlice('\n')
 		l.read += int64(len(part))
 		any = any || len(part) > 0
-		if len(l.buf)+len(part) > l.limit+2 { // with its line end
+		if len(l.buf)+len(part) > l.limit+2 { // 2 for the line's end
 			tooLong = true
 		} else {
 			l.buf = append(l.buf, part...)
@@ -56,9 +56,10 @@ func (l *lineReader) one() ([]byte, error) {
 			return nil, err
 		}
 		l.line++
-		if tooLong {
+		line := bytes.TrimSpace(l.buf)
+		if tooLong || len(line) > l.limit {
 			return nil, errLineTooLong
 		}
-		return bytes.TrimSpace(l.buf), nil
+		return line, nil
 	}
 }

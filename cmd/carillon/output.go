@@ -8,6 +8,7 @@ import (
 	"io"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/goccy/go-yaml"
 	"github.com/urfave/cli/v2"
@@ -71,7 +72,7 @@ func (o output) object(body []byte, cs []column) error {
 	}
 	t := tabwriter.NewWriter(o.w, 0, 0, 2, ' ', 0)
 	for _, c := range cs {
-		if v := text(row, c.path); v != "" {
+		if v := forPeople(text(row, c.path)); v != "" {
 			fmt.Fprintf(t, "%s\t%s\n", strings.ToLower(strings.ReplaceAll(c.head, "_", " ")), v)
 		}
 	}
@@ -88,6 +89,9 @@ func (o output) rows(rows []map[string]any, cs []column) error {
 		line := make([]string, len(cs))
 		for i, c := range cs {
 			line[i] = text(r, c.path)
+			if o.form == "table" {
+				line[i] = forPeople(line[i])
+			}
 		}
 		lines = append(lines, line)
 	}
@@ -149,6 +153,14 @@ func text(o map[string]any, path string) string {
 		return text(m, rest)
 	}
 	return oneLine(v)
+}
+
+// forPeople shortens points in time to milliseconds; scripts get them as they are.
+func forPeople(s string) string {
+	if t, err := time.Parse(time.RFC3339Nano, s); err == nil {
+		return t.UTC().Format("2006-01-02T15:04:05.000Z")
+	}
+	return s
 }
 
 func oneLine(v any) string {

@@ -68,11 +68,10 @@ func tail(c *call) error {
 }
 
 func connectNATS(c *call, problems chan<- error) (*nats.Conn, error) {
-	saved, err := c.savedContext()
+	to, err := c.target()
 	if err != nil {
 		return nil, err
 	}
-	url := first(c.String("nats"), saved.NATS, defaultNATS)
 	options := []nats.Option{
 		nats.Name("carillon tail"),
 		nats.MaxReconnects(-1),
@@ -91,10 +90,10 @@ func connectNATS(c *call, problems chan<- error) (*nats.Conn, error) {
 			}
 		}),
 	}
-	if creds := first(c.String("creds"), saved.Creds); creds != "" {
-		options = append(options, nats.UserCredentials(creds))
+	if to.Creds != "" {
+		options = append(options, nats.UserCredentials(to.Creds))
 	}
-	nc, err := nats.Connect(url, options...)
+	nc, err := nats.Connect(to.NATS, options...)
 	switch {
 	case err == nil:
 		return nc, nil

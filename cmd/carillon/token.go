@@ -93,27 +93,3 @@ func tokenRevoke(c *call) error {
 	c.note("revoked %s", name)
 	return nil
 }
-
-func clusterCommand() *cli.Command {
-	return &cli.Command{
-		Name:  "cluster",
-		Usage: "the state of the running node",
-		Subcommands: []*cli.Command{{
-			Name: "status", Usage: "print logs, lag, backlog and disk",
-			Description: help("Prints the state of the node that is asked.", "carillon cluster status", "carillon cluster status -o json"),
-			Action: action(0, 0, func(c *call) error {
-				cl, err := c.client()
-				if err != nil {
-					return err
-				}
-				b, err := cl.get(c.ctx(), adminPath+"/status", nil)
-				if err != nil {
-					return err
-				}
-				return c.out.object(b, columns("CLUSTER=cluster NODE=node VERSION=version FHIR=fhir STARTED=started READY=ready WARNINGS=warnings "+
-					"SUBSCRIPTIONS=subscriptions PENDING=pending DEAD=dead SET_ASIDE=setAside LOGS=logs PARTITIONS=partitions "+
-					"DISK_FREE=diskFree DISK_TOTAL=diskTotal STORE_BYTES=storeBytes"))
-			}),
-		}},
-	}
-}

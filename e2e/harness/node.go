@@ -35,7 +35,7 @@ func Binary(t testing.TB) string {
 		}
 		build.path = filepath.Join(build.dir, "carillon")
 		args := []string{"build", "-o", build.path}
-		if os.Getenv("CARILLON_E2E_RACE") != "" {
+		if os.Getenv("E2E_RACE") != "" {
 			args = append(args, "-race")
 		}
 		cmd := exec.Command("go", append(args, "github.com/carillon-fhir/carillon/cmd/carillon")...)
@@ -76,13 +76,14 @@ type Node struct {
 
 // NewNode prepares a node with an empty data folder. It is stopped when the test ends.
 func NewNode(t testing.TB, args ...string) *Node {
-	n := &Node{t: t, Dir: t.TempDir(), Args: args, logs: &tailBuffer{max: 64 << 10}}
+	n := &Node{t: t, Dir: t.TempDir(), Args: args, logs: &tailBuffer{max: 8 << 20}}
 	t.Cleanup(func() {
 		if n.cmd != nil {
 			n.Kill()
 		}
 		if t.Failed() {
-			t.Logf("last log lines of the node:\n%s", n.logs)
+			logs := n.Logs()
+			t.Logf("last log lines of the node:\n%s", logs[max(0, len(logs)-8<<10):])
 		}
 	})
 	return n
@@ -133,7 +134,7 @@ func (n *Node) TryStart() error {
 		if !strings.HasPrefix(line, "ready ") {
 			<-n.done
 			n.cmd = nil
-			return fmt.Errorf("no ready line but %q, exit code %d", line, cmd.ProcessState.ExitCode())
+			return &Refused{Code: cmd.ProcessState.ExitCode(), Logs: n.Logs()}
 		}
 		for _, f := range strings.Fields(line)[1:] {
 			k, v, _ := strings.Cut(f, "=")
@@ -165,6 +166,18 @@ func (n *Node) Stop() int {
 	<-n.done
 	n.cmd = nil
 	return cmd.ProcessState.ExitCode()
+}
+
+// Refused is a process that ended instead of getting ready.
+type Refused struct {
+	Code int
+	Logs string // all that the node's processes wrote to stderr so far
+}
+
+// Error gives the exit code and the last line.
+func (r *Refused) Error() string {
+	lines := strings.Split(strings.TrimSpace(r.Logs), "\n")
+	return fmt.Sprintf("exit code %d: %s", r.Code, lines[len(lines)-1])
 }
 
 // PID is the process id, for tests that read /proc.

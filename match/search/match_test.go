@@ -161,6 +161,16 @@ func TestStringsMatch(t *testing.T) {
 	meets{yes: []string{"value-string=high"}}.check(t, "Observation", `,"valueCodeableConcept":{"text":"High grade"}`)
 }
 
+// A text of hyphens alone must not make a copy of itself for each of them.
+func TestFamilyPartsAreBounded(t *testing.T) {
+	d := R4()
+	r := resource(t, d, `{"resourceType":"Patient","name":[{"family":"`+strings.Repeat("a-", 100)+`z"}]}`)
+	s := r.values(d.types["Patient"].params["family"])
+	if n := s.to - s.from; n != 1+maxFamilyParts {
+		t.Errorf("%d parts", n)
+	}
+}
+
 func TestReferencesMatch(t *testing.T) {
 	meets{
 		yes: []string{"subject=Patient/1", "subject=1", "subject:Patient=1", "subject:Patient=Patient/1", "patient=1", "patient=Patient/1",

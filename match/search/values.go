@@ -342,13 +342,20 @@ func (r *Resource) addParts(n json.Node, parts []json.Name) {
 // either). A hyphen divides parts like a space, besides being ignored like all punctuation.
 func (r *Resource) addFamily(raw []byte) {
 	r.addText(raw, true)
+	parts := 0
 	for i, c := range raw {
 		if c == '-' && i+1 < len(raw) {
+			if parts++; parts > maxFamilyParts {
+				return
+			}
 			r.addText(raw[i+1:], true)
 			r.texts[len(r.texts)-1].raw = nil // a part of a value is no value: not for :exact
 		}
 	}
 }
+
+// maxFamilyParts bounds the copies that one text can make of itself.
+const maxFamilyParts = 8
 
 func (r *Resource) addText(raw []byte, words bool) {
 	if len(raw) == 0 {

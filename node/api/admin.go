@@ -287,9 +287,6 @@ func (s *server) adminCreateToken(c *call) error {
 			return badRequest(fmt.Sprintf("there is no role %q; there are %s", printable(string(r)), joinRoles(Roles())))
 		}
 	}
-	if !s.tokens.Any() && !slices.Contains(body.Roles, Administer) {
-		return fhir.Refuse(fhir.IssueInvariant, "", "the first token needs the role admin: from then on every request needs a login, and nobody could make another token")
-	}
 	slices.Sort(body.Roles)
 	token, err := s.admin.CreateToken(c.r.Context(), body.Name, slices.Compact(body.Roles), c.token.ID)
 	if err != nil {
@@ -303,37 +300,10 @@ func (s *server) adminRevokeToken(c *call) error {
 	if err := c.params().err; err != nil {
 		return err
 	}
-	name := c.r.PathValue("id")
-	if err := s.keepsAdministrator(c, name); err != nil {
-		return err
-	}
-	if err := s.admin.RevokeToken(c.r.Context(), name, c.token.ID); err != nil {
+	if err := s.admin.RevokeToken(c.r.Context(), c.r.PathValue("id"), c.token.ID); err != nil {
 		return err
 	}
 	c.send(http.StatusNoContent, c.mime, nil)
-	return nil
-}
-
-// keepsAdministrator refuses to revoke the last token that may make others, while some are left:
-// the cluster would be closed to its own administrators.
-func (s *server) keepsAdministrator(c *call, idOrName string) error {
-	all, err := s.admin.Tokens(c.r.Context())
-	if err != nil {
-		return err
-	}
-	others, administrators := 0, 0
-	for _, t := range all {
-		if t.ID == idOrName || t.Name == idOrName {
-			continue
-		}
-		others++
-		if slices.Contains(t.Roles, Administer) {
-			administrators++
-		}
-	}
-	if others > 0 && others < len(all) && administrators == 0 {
-		return fhir.Refuse(fhir.IssueConflict, "", "this is the last token with the role admin; make another first, or revoke the others before it")
-	}
 	return nil
 }
 

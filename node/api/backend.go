@@ -171,9 +171,11 @@ type Admin interface {
 	Resend(ctx context.Context, r Resend, by string) (Done, error)
 
 	Tokens(ctx context.Context) ([]TokenInfo, error)
-	// CreateToken returns the token with its Secret, which is shown this once.
+	// CreateToken returns the token with its Secret, which is shown this once. The first token
+	// must have the role admin (IssueInvariant), since only an admin can make more.
 	CreateToken(ctx context.Context, name string, roles []Role, by string) (TokenInfo, error)
-	// RevokeToken takes an id or a name.
+	// RevokeToken takes an id or a name. While other tokens exist the last one with the role
+	// admin stays (IssueConflict): nobody could make another.
 	RevokeToken(ctx context.Context, idOrName string, by string) error
 
 	Status(ctx context.Context) (Status, error)

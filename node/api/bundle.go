@@ -243,7 +243,7 @@ func (s *server) parseTarget(c *call, raw string) (target, error) {
 	switch {
 	case raw == "":
 		return target{}, fhir.Refuse(fhir.IssueRequired, "Bundle.request.url", "the request needs its url")
-	case len(part) > 4, len(part) > 2 && part[2] != "_history":
+	case len(part) > 4, len(part) > 2 && part[2] != "_history", len(part) > 1 && strings.ContainsAny(part[1][:min(1, len(part[1]))], "$_"):
 		return target{}, fhir.Refuse(fhir.IssueNotSupported, "Bundle.request.url", fmt.Sprintf("the url %q is not supported in a Bundle", printable(path)))
 	}
 	if err := s.hasType(t.key.Type); err != nil {

@@ -132,8 +132,7 @@ func (in *ingest) line(ctx context.Context, n int, line []byte) {
 				in.stop(n, panicked(p))
 			}
 		}()
-		// A later line of the same resource must not overtake one that was not written.
-		if in.done() {
+		if in.behindStop(n) {
 			return
 		}
 		in.settle(n, in.write(ctx, w))
@@ -260,6 +259,15 @@ func (in *ingest) stop(n int, err error) {
 	if in.stopped == nil || n < in.stopLine {
 		in.stopped, in.stopLine = err, n
 	}
+}
+
+// behindStop reports whether a line comes after the one where the stream stopped. Such a line
+// is not written: it might overtake one of the same resource that was not. Lines before it are,
+// however late they get their turn, since the answer says so.
+func (in *ingest) behindStop(n int) bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.stopped != nil && n > in.stopLine
 }
 
 func (in *ingest) done() bool {
