@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/carillon-fhir/carillon/match/fhir"
@@ -99,7 +100,10 @@ func (a *attempt) outcome(code record.Code, r Receipt) record.Outcome {
 }
 
 func (a *attempt) accepted(ctx context.Context, r Receipt) {
-	a.answered(healthy, r.Took)
+	if a.answered(record.Accepted, r.Took) {
+		a.lane.cfg.Log.Info("the endpoint accepts again", "lane", a.lane.cfg.Name,
+			"subscription", a.pending.Subscription, "event", a.pending.Number, "endpoint", a.target.host())
+	}
 	a.observe(record.Accepted, r.Took)
 	if f := a.lane.cfg.Observer.EndToEnd; f != nil && a.pending.Round == 0 {
 		f(a.target.ChannelType, time.Since(a.pending.EventTime))
@@ -119,17 +123,18 @@ func (a *attempt) skip(ctx context.Context) {
 
 func (a *attempt) failed(ctx context.Context, n Notification, failure *Error, r Receipt) {
 	l := a.lane
+	news := true
 	if failure.Code == record.RenderError {
 		a.answered(unjudged, 0)
 	} else {
-		a.answered(unhealthy, r.Took)
+		news = a.answered(failure.Code, r.Took)
 	}
 	a.observe(failure.Code, r.Took)
 
 	o := a.outcome(failure.Code, r)
 	wait := a.target.Policy.Wait(o.Attempt, failure.RetryAfter, l.cfg.Random())
 	next := time.Now().Add(wait)
-	a.warn(failure, o.Attempt)
+	a.warn(failure, o.Attempt, news)
 	if failure.final() || a.target.Policy.spent(a.pending, o.Attempt, next) {
 		a.giveUp(ctx, n, o)
 		return
@@ -264,30 +269,27 @@ func (b *backlog) firstOfChain(e *entry) bool {
 	return len(c) > 0 && c[0] == e
 }
 
-// health is what an attempt says of its endpoint.
-type health int
-
-const (
-	unjudged  health = iota // it was not asked
-	healthy                 // it accepted; slowness is judged apart
-	unhealthy               // it failed
-)
+// unjudged is for an attempt that did not get as far as its endpoint.
+const unjudged record.Code = ""
 
 // answered frees the endpoint's place: the answer is here, and only its record is to come. The
-// resource stays shut until that is stored.
-func (a *attempt) answered(h health, took time.Duration) {
+// resource stays shut until that is stored. It reports whether the endpoint began to fail,
+// fails in another way, or recovered.
+func (a *attempt) answered(code record.Code, took time.Duration) (news bool) {
 	l, b, e := a.lane, a.backlog, a.entry
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	a.leaveEndpoint()
 	e.phase = recording
 	b.unsaved++
-	if h != unjudged {
-		b.failing, b.slow = h == unhealthy, took > l.cfg.SlowAfter
+	if code != unjudged {
+		news = b.last != code && (b.last != "" || code != record.Accepted)
+		b.last, b.failing, b.slow = code, code != record.Accepted, took > l.cfg.SlowAfter
 	}
 	l.vacate(b, e)
 	l.markRunnable(b)
 	signal(l.wake)
+	return news
 }
 
 // leaveEndpoint and saved undo what launch and answered counted. The caller holds mu.
@@ -341,9 +343,14 @@ func (a *attempt) observe(code record.Code, took time.Duration) {
 	}
 }
 
-// warn tells the operator of each failed attempt. The endpoint is named by its host.
-func (a *attempt) warn(failure *Error, number int) {
-	a.lane.cfg.Log.Warn("delivery failed", "lane", a.lane.cfg.Name,
+// warn tells the operator when an endpoint begins to fail, or fails in another way; the rest is
+// in the outcomes. The endpoint is named by its host.
+func (a *attempt) warn(failure *Error, number int, news bool) {
+	level := slog.LevelDebug
+	if news {
+		level = slog.LevelWarn
+	}
+	a.lane.cfg.Log.Log(context.Background(), level, "delivery failed", "lane", a.lane.cfg.Name,
 		"subscription", a.pending.Subscription, "event", a.pending.Number, "attempt", number,
 		"endpoint", a.target.host(), "err", failure)
 }

@@ -79,6 +79,7 @@ type backlog struct {
 	stale   bool                // target is to be asked for (again)
 	stopped *stop               // an endpoint or the policy ended sending; until Changed
 	turns   int                 // of the shares, when several could send
+	last    record.Code         // of the last attempt; empty before the first
 	failing bool                // the last attempt failed
 	slow    bool                // the last attempt was slow
 	atWork  map[*entry]struct{} // at the endpoint

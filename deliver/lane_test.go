@@ -1,11 +1,13 @@
 package deliver_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -562,6 +564,64 @@ func TestInvariant06NothingIsSentForASubscriptionThatIsOffOrHeld(t *testing.T) {
 			t.Errorf("%d arrivals after it was switched on", len(s.receiver.Arrivals()))
 		}
 	})
+}
+
+func TestInvariant06TheStateIsAskedForBeforeEverySend(t *testing.T) {
+	for _, state := range []deliver.State{deliver.Held, deliver.Withdrawn} {
+		t.Run(state.String(), func(t *testing.T) {
+			play(t, nil, func(s *scene) {
+				sub := s.world.Subscribe(subscription("s", quick))
+				s.start("n1")
+				s.world.Match(sub, patient(1), fhir.Update)
+				s.after(time.Second)
+				s.world.Attach(nil)
+				s.world.Set(sub, state) // the lane is not told
+				s.world.Attach(s.lane)
+				s.world.Match(sub, patient(2), fhir.Update)
+				s.after(time.Hour)
+				if n := len(s.receiver.Arrivals()); n != 1 {
+					t.Errorf("%d arrivals", n)
+				}
+				if open := len(s.world.Open()); (open == 1) != (state == deliver.Held) {
+					t.Errorf("%d are pending", open)
+				}
+			})
+		})
+	}
+}
+
+func TestLogsNameHostsAndIDsAndWarnOnceForEachKindOfFailure(t *testing.T) {
+	var out bytes.Buffer
+	play(t, func(c *deliver.Config) {
+		c.Log = slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}, func(s *scene) {
+		s.answer(func(n deliver.Notification, t deliver.Target) (time.Duration, *deliver.Error) {
+			if n.Number > 8 {
+				return 0, nil
+			}
+			return broken(n, t)
+		})
+		sub := subscription("s", deliver.Policy{Attempts: 2, Schedule: []time.Duration{time.Second}})
+		sub.Headers = []string{"Authorization: canary"}
+		sub = s.world.Subscribe(sub)
+		s.start("n1")
+		for i := range 10 {
+			s.world.Match(sub, patient(i), fhir.Update)
+			s.after(10 * time.Second)
+		}
+	})
+	log := out.String()
+	if n := strings.Count(log, "level=WARN"); n != 1 {
+		t.Errorf("%d warnings for one endpoint that fails in one way:\n%s", n, log)
+	}
+	if !strings.Contains(log, "endpoint=https://host.example ") || !strings.Contains(log, "accepts again") {
+		t.Errorf("the log does not say what an operator needs:\n%s", log)
+	}
+	for _, secret := range []string{"canary", "secret", "token=x", "resourceType"} {
+		if strings.Contains(log, secret) {
+			t.Errorf("the log holds %q", secret)
+		}
+	}
 }
 
 func TestWithdrawalTakesWhatWaitsForItsNextAttempt(t *testing.T) {

@@ -91,7 +91,7 @@ func (l *Lane) judge(t Token) answer {
 		return l.park(b, e, t)
 	}
 	l.occupy(b, e)
-	if wait := e.due().Sub(now); wait > 1000000000000 {
+	if wait := e.due().Sub(now); wait > 0 {
 		e.tokenBy = e.due().Add(tokenGrace)
 		return delay(t, wait)
 	}

@@ -79,11 +79,7 @@ func (o *observer) ingested(c record.Change) {
 	o.eventsIngested.WithLabelValues(c.Key.Type, source).Inc()
 }
 
-func (o *observer) refused(err error) {
-	if fe := fhir.AsError(err); fe != nil && len(fe.Issues) > 0 {
-		o.eventsRefused.WithLabelValues(string(fe.Issues[0].Type)).Inc()
-	}
-}
+func (o *observer) refused(t fhir.IssueType) { o.eventsRefused.WithLabelValues(string(t)).Inc() }
 
 func (o *observer) matched(n int) { o.matches.Add(float64(n)) }
 

@@ -186,6 +186,7 @@ func (n *natsGate) refuse(m *nats.Msg, err error) {
 	code, text := http.StatusInternalServerError, "internal error"
 	if fe := fhir.AsError(err); fe != nil {
 		code, text = api.StatusOf(fe), fe.Error()
+		n.refused(fe.Issues[0].Type)
 	} else {
 		n.log.Error("request of a producer failed", "subject", m.Subject, "err", err)
 	}

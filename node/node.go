@@ -414,6 +414,7 @@ func (n *Node) startHTTP(context.Context) error {
 		Tokens:  logins{n.tokens},
 		Metrics: n.observe.handler(),
 		Ready:   n.readiness,
+		Refused: n.observe.refused,
 		Log:     n.log,
 		Limits: api.Limits{
 			Resource: int(n.cfg.Limits.ResourceSize), Bundle: int(n.cfg.Limits.BundleSize),

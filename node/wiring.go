@@ -143,7 +143,7 @@ func (n *Node) startTimers(context.Context) error {
 
 func (n *Node) startProducers(context.Context) error {
 	g := &natsGate{log: n.log, gate: n.gate, defs: n.defs, size: int(n.cfg.Limits.ResourceSize),
-		slot: make(chan struct{}, producerSlots)}
+		refused: n.observe.refused, slot: make(chan struct{}, producerSlots)}
 	n.parts.run("producers", func(ctx context.Context) error { return g.run(ctx, n.server.Edge()) })
 	return nil
 }

@@ -20,7 +20,8 @@ var ErrEarly = errors.New("record names what is not applied yet")
 // gives nothing.
 //
 // Matches get the next numbers of their birth, in the order in which they stand. One whose
-// event and birth were matched before is ignored, and counted as Repeated. A replay opens a
+// event and birth were matched before is ignored and counted as Repeated, one whose event had
+// no effect as Unknown. A replay opens a
 // new round of a match that is not pending; of one that is, it does nothing, unless the
 // outcome that ends the round was written by somebody who did not know of the replay (see
 // DESIGN.md, "Rounds"). A purge hides the dead letters that its matches have so far.
@@ -98,32 +99,32 @@ func (r *reader) sequence(b bucket, key string) record.Sequence {
 	return record.Sequence(n)
 }
 
-// number gives each new match the next number of its birth.
+// number gives each new match the next number of its birth. A match of an event that had no
+// effect is none.
 func (f *folding) number(seq record.Sequence, matches []record.Match) []Pending {
 	fresh := make([]Pending, 0, len(matches))
 	var event Version // matches of one event stand together
 	for i := range matches {
 		m := &matches[i]
-		id := record.MatchID{Event: m.Event, Birth: m.Birth}
+		if event.Sequence != m.Event || m.Event == 0 {
+			event, _ = f.version(m.Event)
+		}
 		switch {
-		case m.Event == 0 || m.Birth == 0:
-			f.SetAside++
+		case event.Sequence == 0 || m.Birth == 0:
+			f.Unknown++
 			continue
-		case f.has(bMatchID, pair(id.Birth, id.Event)):
+		case f.has(bMatchID, pair(m.Birth, m.Event)):
 			f.Repeated++
 			continue
 		}
 		n := fhir.EventNumber(f.sequence(bCounter, num(m.Birth))) + 1
 		f.put(bCounter, num(m.Birth), encodeSequence(record.Sequence(n)))
-		f.put(bMatchID, pair(id.Birth, id.Event), encodeSequence(record.Sequence(n)))
+		f.put(bMatchID, pair(m.Birth, m.Event), encodeSequence(record.Sequence(n)))
 		row := matchRow{Match: *m, sequence: seq, number: n}
 		f.put(bMatch, pair(m.Birth, n), row.encode())
 		// No outcome can have come before the match, so it is pending.
 		f.put(bPending, pair(m.Birth, n), nil)
 		f.pendingDelta[m.Birth]++
-		if event.Sequence != m.Event {
-			event, _ = f.version(m.Event)
-		}
 		fresh = append(fresh, Pending{Match: *m, Number: n, Key: event.Key, Time: event.Time})
 	}
 	return fresh
@@ -245,9 +246,18 @@ func (r *reader) match(birth record.Sequence, n fhir.EventNumber) (Match, bool) 
 	return m, r.err == nil
 }
 
+// eventOf is the version that a match is of. Every match that was given a number has one.
+func (r *reader) eventOf(seq record.Sequence) Version {
+	event, ok := r.version(seq)
+	if !ok {
+		r.malformed(bVersion, fmt.Errorf("event %d of a match is missing", seq))
+	}
+	return event
+}
+
 func (r *reader) describe(row *matchRow) Match {
 	st := r.state(row.Birth, row.number)
-	event, _ := r.version(row.Event)
+	event := r.eventOf(row.Event)
 	m := Match{
 		Pending:  Pending{Match: row.Match, Number: row.number, Key: event.Key, Time: event.Time},
 		Sequence: row.sequence,
@@ -305,10 +315,12 @@ func (s *Store) PendingStats(birth record.Sequence) (PendingStats, error) {
 			st.Oldest = fhir.EventNumber(n)
 			return false
 		})
-		if row, ok := r.matchRow(birth, st.Oldest); ok {
-			event, _ := r.version(row.Event)
-			st.Since = event.Time
+		row, ok := r.matchRow(birth, st.Oldest)
+		if !ok {
+			r.malformed(bPending, fmt.Errorf("%d of %d has no match", st.Oldest, birth))
+			return nil
 		}
+		st.Since = r.eventOf(row.Event).Time
 		return nil
 	})
 	if err != nil {

@@ -296,8 +296,8 @@ func (r *reader) attempt(at Place) (Attempt, bool) {
 		r.malformed(bOutcome, err)
 		return Attempt{}, false
 	}
-	if event, ok := r.version(a.Event); ok {
-		a.Key = event.Key
+	if a.Event != 0 { // else a range
+		a.Key = r.eventOf(a.Event).Key
 	}
 	return a, r.err == nil
 }

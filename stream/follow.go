@@ -32,7 +32,8 @@ const (
 //
 // Where the stream takes atomic batches nothing is handed over before it is synced; such a
 // stream must have been sealed (ErrNotSealed). ErrGap means that the stream begins after from,
-// or ends before from-1: what the reader has is not this log's.
+// or ends before from-1: what the reader has is not this log's. (Where messages are removed one by
+// one, as dead letters are, a new reader starts at State's first.)
 func (s *Server) Follow(ctx context.Context, stream string, from record.Sequence, filters []string, fn func([]Message) error) error {
 	f := &follower{s: s, stream: stream, next: max(from, 1), filters: filters, fn: fn}
 	pause := 10 * time.Millisecond
@@ -70,7 +71,6 @@ type follower struct {
 	next    record.Sequence // first sequence not handed over yet
 	filters []string
 	fn      func([]Message) error
-	inbox   inbox
 }
 
 // inbox takes what the consumer pushes. The engine's flow control, which the follower answers
@@ -107,8 +107,9 @@ func (f *follower) run(ctx context.Context) error {
 	if err != nil {
 		return f.again(err)
 	}
-	f.inbox = inbox{wake: make(chan struct{}, 1)}
-	stop, err := f.consume(ctx)
+	// A box of this run alone: what the consumer before this one still delivers goes nowhere.
+	box := &inbox{wake: make(chan struct{}, 1)}
+	stop, err := f.consume(ctx, box)
 	if err != nil {
 		return f.again(err)
 	}
@@ -119,13 +120,13 @@ func (f *follower) run(ctx context.Context) error {
 	var consumed uint64 // the consumer's own count: a hole in it is a lost message
 	for {
 		select {
-		case <-f.inbox.wake:
+		case <-box.wake:
 		case <-beat.C:
 			return fmt.Errorf("%w: silent", errFollowAgain)
 		case <-ctx.Done(): // the caller's, or the connection's end
 			return fmt.Errorf("%w: %w", errFollowAgain, ctx.Err())
 		}
-		msgs := f.inbox.take()
+		msgs := box.take()
 		for len(msgs) > 0 {
 			n := min(len(msgs), followBatch)
 			if consumed, err = f.handle(ctx, msgs[:n], consumed, synced); err != nil {
@@ -149,7 +150,7 @@ func (f *follower) again(err error) error {
 // check compares where the reader stands with what the log holds, and tells whether the reader
 // has to wait for the sync of what it sees.
 func (f *follower) check(ctx context.Context) (synced bool, err error) {
-	st, err := f.s.js.Stream(ctx, f.stream)
+	st, err := f.s.fjs.Stream(ctx, f.stream)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return false, fmt.Errorf("follow %s: %w: there is no such stream", f.stream, ErrGap)
 	}
@@ -172,10 +173,10 @@ func (f *follower) check(ctx context.Context) (synced bool, err error) {
 }
 
 // consume makes a consumer that pushes from the next sequence on, and returns what ends it.
-func (f *follower) consume(ctx context.Context) (stop func(), err error) {
+func (f *follower) consume(ctx context.Context, box *inbox) (stop func(), err error) {
 	nc := f.s.feed.nc
 	deliver := nc.NewInbox()
-	sub, err := nc.Subscribe(deliver, f.inbox.put)
+	sub, err := nc.Subscribe(deliver, box.put)
 	if err != nil {
 		return nil, err
 	}
@@ -217,7 +218,7 @@ func (f *follower) handle(ctx context.Context, pushed []*nats.Msg, consumed uint
 		if err != nil {
 			return consumed, fmt.Errorf("follow %s: %w", f.stream, err)
 		}
-		if count != consumed+1 {
+		if count != consumed+1 || msg.Sequence < f.next {
 			lost = true
 			break
 		}

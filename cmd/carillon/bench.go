@@ -172,8 +172,8 @@ func newBenchmark(ctx context.Context, c *call, plan benchPlan) (*benchmark, err
 		}
 		cl.base = b.node.url
 	}
-	// One connection for each writer, as the plain POSTs have.
-	cl.http.Transport = &http.Transport{MaxIdleConns: plan.writers * 2, MaxIdleConnsPerHost: plan.writers * 2}
+	// Each writer keeps its connection, to the endpoint and to the node alike.
+	cl.http.Transport = &http.Transport{MaxIdleConnsPerHost: plan.writers * 2, DisableCompression: true}
 	b.cl = cl
 	b.result = benchResult{
 		Version: version(), Events: plan.events, Writers: plan.writers, Size: plan.size,

@@ -48,7 +48,7 @@ func (w *writes) add(id string, asked time.Time, err error) {
 func (b *benchmark) write(ctx context.Context, w *writes, id string, subscription int) {
 	body := b.observation(id, subscription)
 	asked := time.Now()
-	_, err := b.cl.ask(ctx, request{method: http.MethodPut, path: "/fhir/Observation/" + id, contentType: fhirJSON, body: body})
+	_, err := b.cl.ask(ctx, request{method: http.MethodPut, path: "/fhir/Observation/" + id, contentType: fhirJSON, body: body, minimal: true})
 	w.add(id, asked, err)
 }
 

@@ -83,6 +83,7 @@ type request struct {
 	query       url.Values
 	contentType string
 	body        []byte
+	minimal     bool // the answer to a write need not hold the resource
 }
 
 // do asks, and returns whatever the server answers. An error means that there was no answer.
@@ -99,6 +100,9 @@ func (cl *client) do(ctx context.Context, r request) (answer, error) {
 	req.Header.Set("Accept", "application/fhir+json, application/json")
 	if r.contentType != "" {
 		req.Header.Set("Content-Type", r.contentType)
+	}
+	if r.minimal {
+		req.Header.Set("Prefer", "return=minimal")
 	}
 	if cl.token != "" {
 		req.Header.Set("Authorization", "Bearer "+cl.token)

@@ -28,6 +28,10 @@ type Config struct {
 	// while the node cannot do its work. Both texts are shown to anybody. Nil is always ready.
 	Ready func(ctx context.Context) (warnings []string, err error)
 
+	// Refused is told, for metrics, of each write that is refused: a request, an entry of a
+	// batch, or a line of $ingest. Nil is not told.
+	Refused func(fhir.IssueType)
+
 	Log *slog.Logger // nil discards
 
 	Limits Limits
@@ -74,6 +78,7 @@ type server struct {
 	tokens         Tokens
 	metrics        http.Handler
 	ready          func(context.Context) ([]string, error)
+	refused        func(fhir.IssueType)
 	log            *slog.Logger
 	limits         Limits
 	publicURL      string
@@ -109,7 +114,7 @@ func New(cfg Config) http.Handler {
 		panic("api: Backend, Admin and Tokens are needed")
 	}
 	s := &server{
-		backend: cfg.Backend, admin: cfg.Admin, tokens: cfg.Tokens, metrics: cfg.Metrics, ready: cfg.Ready,
+		backend: cfg.Backend, admin: cfg.Admin, tokens: cfg.Tokens, metrics: cfg.Metrics, ready: cfg.Ready, refused: cfg.Refused,
 		log: cfg.Log, limits: cfg.Limits.withDefaults(), publicURL: strings.TrimRight(cfg.PublicURL, "/"),
 		version: cfg.Version, release: cfg.FHIR, fhirVersion: cfg.FHIRVersion,
 		types: map[string]bool{}, insecurePublic: cfg.InsecurePublic,
@@ -117,6 +122,9 @@ func New(cfg Config) http.Handler {
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
+	}
+	if s.refused == nil {
+		s.refused = func(fhir.IssueType) {}
 	}
 	if s.ready == nil {
 		s.ready = func(context.Context) ([]string, error) { return nil, nil }
@@ -271,6 +279,9 @@ func (s *server) fail(c *call, err error) {
 	j := judge(c.r.Context(), err, c.precondition())
 	if j.fault {
 		s.log.Error("request failed", "id", c.id, "method", c.r.Method, "route", c.pattern, "err", err)
+	}
+	if c.r.Method != http.MethodGet && c.r.Method != http.MethodHead && strings.Contains(c.pattern, "/fhir") {
+		s.refused(j.issues[0].Type)
 	}
 	for k, v := range j.header {
 		c.w.Header()[k] = v

@@ -364,6 +364,7 @@ func (s *server) failedEntry(c *call, err error, precondition bool) bundleEntry 
 	if j.fault {
 		s.log.Error("bundle entry failed", "id", c.id, "route", c.pattern, "err", err)
 	}
+	s.refused(j.issues[0].Type)
 	o := j.outcome(c.id)
 	return bundleEntry{response: &entryResponse{Status: statusText(j.status), Outcome: &o}}
 }

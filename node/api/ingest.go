@@ -239,6 +239,9 @@ func (in *ingest) refuse(n int, err error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.refused++
+	if fe := fhir.AsError(err); fe != nil && len(fe.Issues) > 0 {
+		in.s.refused(fe.Issues[0].Type)
+	}
 	in.lines = append(in.lines, refusedLine{n, err})
 	if len(in.lines) >= 2*refusedShown {
 		in.trim()

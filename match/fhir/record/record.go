@@ -105,10 +105,11 @@ const (
 	Skipped           Code = "skipped"
 )
 
-// IsAttempt reports whether the code spends one of the match's attempts.
+// IsAttempt reports whether the code spends one of the match's attempts. A limit of our own
+// that keeps an attempt from being made spends none.
 func (c Code) IsAttempt() bool {
 	switch c {
-	case Withdrawn, Skipped, Expired:
+	case Withdrawn, Skipped, Expired, RateLimited:
 		return false
 	}
 	return true
