@@ -21,12 +21,13 @@ import (
 // a PubAck, or with an error in its form that says what is wrong. What one producer sends is
 // written in the order in which it was sent.
 type natsGate struct {
-	log  *slog.Logger
-	gate *gate
-	defs *search.Definitions
-	size int            // largest resource in bytes
-	slot chan struct{}  // of producerSlots
-	open sync.WaitGroup // requests that are not answered yet
+	log     *slog.Logger
+	gate    *gate
+	defs    *search.Definitions
+	size    int                  // largest resource in bytes
+	refused func(fhir.IssueType) // for metrics
+	slot    chan struct{}        // of producerSlots
+	open    sync.WaitGroup       // requests that are not answered yet
 }
 
 // Bounds of what producers have sent and the log has not taken. Up to producerSlots requests
