@@ -16,6 +16,7 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 	"golang.org/x/sys/unix"
 )
 
@@ -105,7 +106,7 @@ func openFile(dir string, lockWait time.Duration, verifyUpTo int64, noSync bool)
 	}
 	info, err := os.Stat(path)
 	if errors.Is(err, os.ErrNotExist) {
-		if err := createFile(dir); err != nil {
+		if err := createFile(dir, noSync); err != nil {
 			return nil, fmt.Errorf("create %s: %w", path, err)
 		}
 		info, err = os.Stat(path)
@@ -129,7 +130,7 @@ func openFile(dir string, lockWait time.Duration, verifyUpTo int64, noSync bool)
 
 // createFile makes an empty projection beside its place and moves it there when it is whole
 // and synced: a power cut during bbolt's own initialisation leaves a file it cannot open.
-func createFile(dir string) error {
+func createFile(dir string, noSync bool) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
@@ -141,7 +142,7 @@ func createFile(dir string) error {
 	if err := tmp.Close(); err != nil {
 		return err
 	}
-	db, err := bolt.Open(tmp.Name(), 0o600, &bolt.Options{Timeout: time.Second, FreelistType: bolt.FreelistMapType})
+	db, err := bolt.Open(tmp.Name(), 0o600, &bolt.Options{Timeout: time.Second, FreelistType: bolt.FreelistMapType, NoSync: noSync})
 	if err != nil {
 		return err
 	}
@@ -241,7 +242,7 @@ func (f *file) openBolt(lockWait time.Duration, size int64, noSync bool) (err er
 		InitialMmapSize: int(min(max(2*size, 64<<20), 64<<30)),
 	})
 	switch {
-	case errors.Is(err, bolt.ErrTimeout):
+	case errors.Is(err, bolterrors.ErrTimeout):
 		return fmt.Errorf("%s: %w", f.path, ErrLocked)
 	case errors.As(err, new(*os.PathError)), errors.As(err, new(syscall.Errno)):
 		return fmt.Errorf("open projection: %w", err)
@@ -311,7 +312,7 @@ func (f *file) close() error {
 func (f *file) begin() (tx *bolt.Tx, err error) {
 	defer f.guardLocks(&err)
 	tx, err = f.db.Begin(false)
-	if errors.Is(err, bolt.ErrDatabaseNotOpen) {
+	if errors.Is(err, bolterrors.ErrDatabaseNotOpen) {
 		return nil, ErrClosed
 	}
 	return tx, err

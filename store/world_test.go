@@ -200,11 +200,16 @@ func drawWorld(t *rapid.T) *world {
 	bodies := []string{"one", "two", "three id:sys|1,|1", "three id:sys|2", "bad", "panic", ""}
 	asked := []fhir.Interaction{"", "", "", fhir.Create, fhir.Update, fhir.Delete, "patch"}
 	births := []record.Sequence{1, 2}
-	nEvents := rapid.IntRange(1, 25).Draw(t, "events")
+	nEvents := rapid.IntRange(3, 25).Draw(t, "events")
+	narrow := rapid.Bool().Draw(t, "narrow") // everything is about two matches
 	for i := range nEvents {
 		seq := record.Sequence(i + 1)
-		if rapid.IntRange(0, 9).Draw(t, "control") == 0 {
+		if i >= 3 && rapid.IntRange(0, 9).Draw(t, "control") == 0 {
 			w.events = append(w.events, record.Event{Sequence: seq})
+			continue
+		}
+		if i < 3 { // so that there is something to match
+			w.events = append(w.events, record.Event{Sequence: seq, Time: t0, Key: fhir.Key{Type: types[i%2], ID: ids[i]}, Body: []byte("first")})
 			continue
 		}
 		w.events = append(w.events, record.Event{
@@ -217,6 +222,9 @@ func drawWorld(t *rapid.T) *world {
 		})
 	}
 	matchID := rapid.Custom(func(t *rapid.T) record.MatchID {
+		if narrow {
+			return record.MatchID{Event: record.Sequence(rapid.IntRange(1, 2).Draw(t, "event")), Birth: 1}
+		}
 		return record.MatchID{
 			Event: record.Sequence(rapid.IntRange(1, min(nEvents, 6)).Draw(t, "event")),
 			Birth: rapid.SampledFrom(births).Draw(t, "birth"),

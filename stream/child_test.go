@@ -74,9 +74,9 @@ func writeUntilKilled(dir string) error {
 	select {}
 }
 
-// TestAcknowledgedWritesSurviveKill is the first promise of the package: what was acknowledged is
+// TestInvariant01AcknowledgedWritesSurviveKill is the first promise of the package: what was acknowledged is
 // in the log after SIGKILL, at the sequence that the acknowledgement named.
-func TestAcknowledgedWritesSurviveKill(t *testing.T) {
+func TestInvariant01AcknowledgedWritesSurviveKill(t *testing.T) {
 	dir := t.TempDir()
 	acked := map[record.Sequence]string{}
 	for round := range 2 {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -160,6 +161,25 @@ func TestInAGroupOnlyTheGuiltyMessageIsRefused(t *testing.T) {
 				t.Errorf("log ends at %d, want %d: %v", end, last, err)
 			}
 		})
+	}
+}
+
+func TestABatchRefusedForOneConditionIsHalved(t *testing.T) {
+	s := start(t)
+	p := publisher(t, s, Events, Options{})
+	for _, guilty := range [][]int{{0}, {39}, {17, 18}} {
+		ms := make([]Msg, 40)
+		for i := range ms {
+			ms[i] = ingest(fhir.ID("o"+strconv.Itoa(i)), nil)
+		}
+		for _, i := range guilty {
+			ms[i].ExpectLast = Expect(1 << 40)
+		}
+		for i, o := range together(t, p, ms...) {
+			if bad := slices.Contains(guilty, i); bad != errors.Is(o.err, ErrConflict) || !bad && o.err != nil {
+				t.Errorf("guilty %v: message %d: %v", guilty, i, o.err)
+			}
+		}
 	}
 }
 
@@ -474,6 +494,42 @@ func TestALostAnswerIsLookedUpInTheLog(t *testing.T) {
 	}
 	if _, last, _ := s.State(t.Context(), Dead); last != 0 {
 		t.Error("the fence was stored")
+	}
+}
+
+func TestAWriteWhoseAnswerIsLostIsAcknowledgedAndNotRepeated(t *testing.T) {
+	for _, n := range []int{1, 3, 40} {
+		s := start(t)
+		p := publisher(t, s, Events, Options{Wait: time.Second})
+		// Every answer to the group is lost: one for a batch, one for each single message.
+		var lose atomic.Int32
+		if lose.Store(1); n < batchFrom {
+			lose.Store(int32(n))
+		}
+		if err := s.answers.sub.Unsubscribe(); err != nil {
+			t.Fatal(err)
+		}
+		var err error
+		s.answers.sub, err = s.nc.nc.Subscribe(s.answers.prefix+"*", func(m *nats.Msg) {
+			if lose.Add(-1) < 0 {
+				s.answers.take(m)
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ms := make([]Msg, n)
+		for i := range ms {
+			ms[i] = ingest(fhir.ID("o"+strconv.Itoa(i)), []byte(strconv.Itoa(i)))
+		}
+		for i, o := range together(t, p, ms...) {
+			if o.err != nil || o.ack.Sequence != record.Sequence(i+2) {
+				t.Errorf("of %d, message %d: %+v", n, i, o)
+			}
+		}
+		if _, last, _ := s.State(t.Context(), Events); last != record.Sequence(n+2) { // seal, messages, seal
+			t.Errorf("of %d: log ends at %d", n, last)
+		}
 	}
 }
 

@@ -28,7 +28,8 @@ removes everything again. It measures, in this order:
    paced            --rate writes a second: from the acknowledged write to the arrival; beside it
                     the time the disk takes for an fsync, in the same minute and folder
 
-Each acknowledged write must arrive; repeats are counted. The exit code is 1 if one was lost.
+The clients ask for return=minimal and no compression, keep their connections, and share the
+machine with the node. Each acknowledged write must arrive; repeats are counted. The exit code is 1 if one was lost.
 With --slow N the paced part runs twice, the second time with N of the Subscriptions' endpoints
 answering after 4 s, and the figures are those of the others.`,
 			"carillon bench --events 20000",
