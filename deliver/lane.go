@@ -169,7 +169,7 @@ func (l *Lane) start(clean bool) error {
 		l.markDirty(b)
 		l.mu.Unlock()
 	}
-	l.cfg.Log.Info("lane taken", "lane", l.cfg.Name, "subscriptions", len(subscribers), "clean", clean)
+	l.cfg.Log.Debug("lane taken", "lane", l.cfg.Name, "subscriptions", len(subscribers), "clean", clean)
 	return nil
 }
 

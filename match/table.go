@@ -8,11 +8,17 @@ import (
 	"github.com/carillon-fhir/carillon/match/fhir/record"
 )
 
-// DefaultPartitions is the division that a new cluster proposes. Observations are the bulk of
-// most clinical data, so they have as many partitions as all other types together.
-func DefaultPartitions() record.Partitions {
+// DefaultPartitions is the division that a new cluster of so many nodes proposes. Observations
+// are the bulk of most clinical data, so they have as many partitions as all other types
+// together. A node by itself has one of each: partitions spread the work over nodes, and on
+// one disk every further chain of blocks costs syncs of its own (DESIGN.md has the figures).
+func DefaultPartitions(nodes int) record.Partitions {
+	count := 1
+	if nodes > 1 {
+		count = 4
+	}
 	return record.Partitions{
-		Groups: []record.PartitionGroup{{Types: []string{"Observation"}, Count: 4}, {Count: 4}},
+		Groups: []record.PartitionGroup{{Types: []string{"Observation"}, Count: count}, {Count: count}},
 		Shards: 16,
 	}
 }

@@ -41,7 +41,7 @@ func TestEveryEventHasOnePartition(t *testing.T) {
 }
 
 func TestTheDefaultTableIsOne(t *testing.T) {
-	table, err := NewTable(1, DefaultPartitions())
+	table, err := NewTable(1, DefaultPartitions(3))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -447,10 +447,12 @@ func (a *admin) Status(ctx context.Context) (api.Status, error) {
 		}
 		log.Applied = l.applied
 		st.Logs = append(st.Logs, log)
-		if l.name == stream.Dead {
-			st.Dead = int(log.Last - log.First + 1)
-		}
 	}
+	dead, err := a.store.Dead(ctx, store.DeadFilter{State: store.DeadLetter, Limit: maxCounted})
+	if err != nil {
+		return st, err
+	}
+	st.Dead = len(dead)
 	for _, p := range a.table.Names() {
 		b, _, found, err := blocks{a.server}.Newest(ctx, p)
 		if err != nil {

@@ -188,9 +188,13 @@ func (f *feed) foldOutcomes(ctx context.Context, ms []stream.Message) error {
 				return err
 			}
 		}
-		if _, err := f.store.ApplyOutcomes(ctx, m.Sequence, b); err != nil {
+		// A replay that the lane had not seen when it ended the round makes the match pending
+		// once more.
+		again, err := f.store.ApplyOutcomes(ctx, m.Sequence, b)
+		if err != nil {
 			return err
 		}
+		f.offer(again)
 	}
 	return nil
 }

@@ -156,7 +156,7 @@ func loadTable(ctx context.Context, server *stream.Server) (*match.Table, error)
 		if !errors.Is(err, stream.ErrNotFound) {
 			return nil, err
 		}
-		_, err = server.Append(ctx, stream.Events, subject, record.Encode(match.DefaultPartitions()), 0)
+		_, err = server.Append(ctx, stream.Events, subject, record.Encode(match.DefaultPartitions(1)), 0)
 		if err != nil && !errors.Is(err, stream.ErrConflict) {
 			return nil, fmt.Errorf("propose the partition table: %w", err)
 		}

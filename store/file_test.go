@@ -196,14 +196,17 @@ func TestDamageIsNeverAWrongValue(t *testing.T) {
 	}
 	// There are thousands. Each run takes some others; the seed tells which.
 	rnd.Shuffle(len(cases), func(i, j int) { cases[i], cases[j] = cases[j], cases[i] })
-	cases = cases[:min(len(cases), 300)]
+	cases = cases[:min(len(cases), 100)]
 	if testing.Short() {
-		cases = cases[:60]
+		cases = cases[:20]
 	}
 	cases = append(cases, always...)
-	found := 0
+	found, tried := 0, 0
 	for _, thorough := range []bool{true, false} { // false: as if the file were too large to be read at start
-		for _, c := range cases {
+		for i, c := range cases {
+			if !thorough && i%3 != 0 {
+				continue
+			}
 			dir := filepath.Join(dir, "case")
 			if err := os.MkdirAll(dir, 0o700); err != nil {
 				t.Fatal(err)
@@ -232,6 +235,7 @@ func TestDamageIsNeverAWrongValue(t *testing.T) {
 				}
 				return nil
 			}()
+			tried++
 			switch {
 			case errors.Is(err, ErrDamaged):
 				found++
@@ -243,9 +247,9 @@ func TestDamageIsNeverAWrongValue(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("file of %d pages, %d cases, %d found", len(good)/page, 2*len(cases), found)
-	if found < len(cases)/2 {
-		t.Errorf("of %d damages only %d were found: are the checks on?", 2*len(cases), found)
+	t.Logf("file of %d pages, %d cases, %d found", len(good)/page, tried, found)
+	if found < tried/2 {
+		t.Errorf("of %d damages only %d were found: are the checks on?", tried, found)
 	}
 }
 

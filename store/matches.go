@@ -21,10 +21,10 @@ var ErrEarly = errors.New("record names what is not applied yet")
 //
 // Matches get the next numbers of their birth, in the order in which they stand. One whose
 // event and birth were matched before is ignored and counted as Repeated, one whose event had
-// no effect as Unknown. A replay opens a
-// new round of a match that is not pending; of one that is, it does nothing, unless the
-// outcome that ends the round was written by somebody who did not know of the replay (see
-// DESIGN.md, "Rounds"). A purge hides the dead letters that its matches have so far.
+// no effect as Unknown. A replay opens a new round of a match that is not pending; of one that
+// is, it does nothing, unless the outcome that ends the round was written by somebody who did
+// not know of the replay (see DESIGN.md, "Rounds"). A purge hides the dead letters that its
+// matches have so far.
 //
 // The position in EVENTS must cover the events that are named, else ErrEarly. Other errors are
 // those of ApplyEvents.

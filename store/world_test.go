@@ -37,7 +37,7 @@ func readBody(body []byte) (sum [16]byte, ids [][2]string, err error) {
 	return md5.Sum(body), ids, nil
 }
 
-var testOptions = Options{Hash: readBody, noSync: true}
+var testOptions = Options{Hash: readBody, LockWait: time.Millisecond, noSync: true}
 
 var t0 = time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
 
