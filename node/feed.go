@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/carillon-fhir/carillon/deliver"
+	"github.com/carillon-fhir/carillon/match/fhir"
 	"github.com/carillon-fhir/carillon/match/fhir/record"
 	"github.com/carillon-fhir/carillon/store"
 	"github.com/carillon-fhir/carillon/stream"
@@ -70,13 +71,14 @@ func (f *feed) run(ctx context.Context) error {
 // shows them to the runners, so an event is always matched by all that was in force.
 func (f *feed) foldEvents(ctx context.Context, ms []stream.Message) error {
 	events := make([]record.Event, 0, len(ms))
+	stored := make([]stream.Message, 0, len(ms))
 	for _, m := range ms {
 		e, ok, err := parseEvent(m)
 		switch {
 		case err != nil:
 			f.setAside("EVENTS", m, err)
 		case ok:
-			events = append(events, e)
+			events, stored = append(events, e), append(stored, m)
 		default:
 			f.control(m)
 		}
@@ -86,7 +88,11 @@ func (f *feed) foldEvents(ctx context.Context, ms []stream.Message) error {
 	if err != nil {
 		return err
 	}
-	for _, c := range changes {
+	stored = stored[len(stored)-len(changes):] // what was folded before gives no change
+	for i, c := range changes {
+		if c.Interaction != fhir.Unchanged {
+			f.server.Notice(stored[i])
+		}
 		if c.Key.Type == "Subscription" {
 			if s := f.subs.apply(c); s != nil {
 				f.changed(s)

@@ -65,7 +65,7 @@ type Node struct {
 // Sizes of what a node keeps in memory of the newest changes.
 const (
 	ringChanges = 4096
-	ringBytes   = 16 << 20
+	ringBytes   = 8 << 20
 	cacheBytes  = 32 << 20
 )
 
@@ -315,6 +315,7 @@ func (n *Node) startFeed(ctx context.Context) error {
 	for _, s := range n.subs.all() {
 		n.ends.set(s)
 	}
+	n.parts.run("memory", keepMemory)
 	n.parts.run("disk", n.disk.run)
 	n.parts.run("log keeper", n.keepLog)
 	n.parts.run("feed", n.feed.run)

@@ -148,23 +148,12 @@ func fillEvents(t testing.TB, p *Publisher, n int) record.Sequence {
 	return p.Durable()
 }
 
-// BenchmarkRepublish shows what the republication of events to plain subscribers costs the
-// writers: with it, and with the stream's republication taken away.
-func BenchmarkRepublish(b *testing.B) {
-	for _, on := range []bool{true, false} {
-		for _, callers := range []int{1, 256} {
-			b.Run(fmt.Sprintf("on=%v/callers=%d", on, callers), func(b *testing.B) {
-				s := start(b, listening)
-				if !on {
-					events := definitions(1)[0]
-					events.RePublish = nil
-					if _, err := s.js.UpdateStream(b.Context(), events); err != nil {
-						b.Fatal(err)
-					}
-				}
-				benchmarkCallers(b, publisher(b, s, Events, Options{}), callers)
-			})
-		}
+// BenchmarkNotice is the price of telling plain subscribers of a change that nobody hears.
+func BenchmarkNotice(b *testing.B) {
+	s := start(b, listening)
+	m := Message{Subject: EventSubject(fhir.Key{Type: "Patient", ID: "p"}), Sequence: 1, Data: kilobyte}
+	for b.Loop() {
+		s.Notice(m)
 	}
 }
 

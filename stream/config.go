@@ -126,14 +126,13 @@ accounts {
     exports: [
       { stream: %[10]s, accounts: ["EDGE"] }
       { stream: %[11]s, accounts: ["EDGE"] }
-      { stream: %[12]s, accounts: ["EDGE"] }
     ]
   }
   EDGE {
     users: [
       { nkey: %[9]s, allowed_connection_types: ["IN_PROCESS"], permissions: {
           subscribe: { allow: [%[13]s] }
-          publish: { allow: ["_INBOX.>"] } } }
+          publish: { allow: ["_INBOX.>", %[12]s] } } }
       { nkey: %[14]s, allowed_connection_types: ["STANDARD"], permissions: {
           publish: { allow: [%[13]s] }
           subscribe: { allow: [%[10]s, %[11]s, %[12]s, "_INBOX.>"] } } }
@@ -141,7 +140,6 @@ accounts {
     imports: [
       { stream: { account: "CORE", subject: %[10]s } }
       { stream: { account: "CORE", subject: %[11]s } }
-      { stream: { account: "CORE", subject: %[12]s } }
     ]
   }
 }

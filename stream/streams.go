@@ -48,7 +48,6 @@ func definitions(replicas int) []jetstream.StreamConfig {
 		Source:      FilterIngest,
 		Destination: fmt.Sprintf("fhir.event.{{wildcard(1)}}.{{partition(%d,2)}}.{{wildcard(2)}}", Shards),
 	}
-	events.RePublish = &jetstream.RePublish{Source: FilterEvents, Destination: FilterEvents}
 
 	lanes := file(LanesName, FilterLanes)
 	lanes.Storage, lanes.Discard, lanes.MaxMsgs = jetstream.MemoryStorage, jetstream.DiscardOld, maxTokens
@@ -98,7 +97,7 @@ func (s *Server) declare(ctx context.Context, want jetstream.StreamConfig) error
 	if field, is, must := differs(have, want); field != "" {
 		return fmt.Errorf("stored stream has %s %s, must be %s: restore the stream from a backup, or start with an empty data folder", field, is, must)
 	}
-	if have.AllowDirect != want.AllowDirect || have.Duplicates != want.Duplicates || !sameRePublish(have.RePublish, want.RePublish) {
+	if have.AllowDirect != want.AllowDirect || have.Duplicates != want.Duplicates || have.RePublish != nil {
 		// None of these changes what is stored, so an older release's stream is brought up to date.
 		if _, err := js.UpdateStream(ctx, want); err != nil {
 			return readError(err)
@@ -154,11 +153,4 @@ func sorted(s []string) []string {
 	s = slices.Clone(s)
 	slices.Sort(s)
 	return s
-}
-
-func sameRePublish(a, b *jetstream.RePublish) bool {
-	if a == nil || b == nil {
-		return a == b
-	}
-	return *a == *b
 }

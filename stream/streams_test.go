@@ -71,10 +71,10 @@ func TestDeclareTwiceAndAfterAStopFindsWhatIsThere(t *testing.T) {
 	}
 }
 
-func TestDeclareBringsRepublicationUpToDate(t *testing.T) {
+func TestDeclareTakesTheEnginesRepublicationAway(t *testing.T) {
 	s := startBare(t)
 	cfg := definitions(1)[0]
-	cfg.RePublish = nil
+	cfg.RePublish = &jetstream.RePublish{Source: FilterEvents, Destination: FilterEvents}
 	if _, err := s.js.CreateStream(t.Context(), cfg); err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +82,7 @@ func TestDeclareBringsRepublicationUpToDate(t *testing.T) {
 		t.Fatal(err)
 	}
 	st, err := s.js.Stream(t.Context(), Events)
-	if err != nil || st.CachedInfo().Config.RePublish == nil {
-		t.Errorf("events are not republished: %v", err)
+	if err != nil || st.CachedInfo().Config.RePublish != nil {
+		t.Errorf("events are republished: %v", err)
 	}
 }
