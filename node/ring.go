@@ -1,6 +1,7 @@
 package node
 
 import (
+	"container/heap"
 	"context"
 	"errors"
 	"sync"
@@ -26,7 +27,8 @@ type ring struct {
 	bytes   int
 	floor   record.Sequence // everything in (floor, applied] that is a resource change is here
 	applied record.Sequence // last sequence folded, control records included
-	moved   chan struct{}   // closed and replaced when applied moves
+	moved   chan struct{}   // closed and replaced when applied moves; for readers
+	waiters waiters         // for writers, each of whom waits for its own place
 
 	maxBytes int
 }
@@ -54,6 +56,9 @@ func (r *ring) add(changes []record.Change, last record.Sequence) {
 		r.bytes += len(c.Body)
 	}
 	r.applied = last
+	for len(r.waiters) > 0 && r.waiters[0].seq <= last {
+		close(heap.Pop(&r.waiters).(*waiter).done)
+	}
 	close(r.moved)
 	r.moved = make(chan struct{})
 }
@@ -132,21 +137,60 @@ func (r *ring) fold(ctx context.Context, seq record.Sequence) (c record.Change, 
 	return c, false, nil
 }
 
-// wait returns once everything up to a sequence is folded.
+// wait returns once everything up to a sequence is folded. Hundreds of writers wait at a time,
+// so only those whose place has come are woken.
 func (r *ring) wait(ctx context.Context, seq record.Sequence) error {
-	for {
-		r.mu.Lock()
-		done, moved := r.applied >= seq, r.moved
+	r.mu.Lock()
+	if r.applied >= seq {
 		r.mu.Unlock()
-		if done {
-			return nil
-		}
-		select {
-		case <-moved:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+		return nil
 	}
+	w := &waiter{seq: seq, done: make(chan struct{})}
+	heap.Push(&r.waiters, w)
+	r.mu.Unlock()
+	select {
+	case <-w.done:
+		return nil
+	case <-ctx.Done():
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if w.place >= 0 {
+		heap.Remove(&r.waiters, w.place)
+	}
+	return ctx.Err()
+}
+
+// waiter is one who waits for a sequence to be folded.
+type waiter struct {
+	seq   record.Sequence
+	done  chan struct{}
+	place int // in the heap; -1 once it is out of it
+}
+
+// waiters is a heap with the lowest sequence first.
+type waiters []*waiter
+
+func (w waiters) Len() int           { return len(w) }
+func (w waiters) Less(i, j int) bool { return w[i].seq < w[j].seq }
+func (w waiters) Swap(i, j int) {
+	w[i], w[j] = w[j], w[i]
+	w[i].place, w[j].place = i, j
+}
+
+func (w *waiters) Push(x any) {
+	one := x.(*waiter)
+	one.place = len(*w)
+	*w = append(*w, one)
+}
+
+func (w *waiters) Pop() any {
+	last := len(*w) - 1
+	one := (*w)[last]
+	(*w)[last] = nil
+	*w = (*w)[:last]
+	one.place = -1
+	return one
 }
 
 // position is the last sequence folded.

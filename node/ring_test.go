@@ -116,3 +116,38 @@ func TestAWaitOnTheRingEndsWithItsContext(t *testing.T) {
 		t.Errorf("after: %v", err)
 	}
 }
+
+// Each waiter is woken by its own place and by no other; one that leaves takes its place along.
+func TestWaitersOnTheRingAreWokenByTheirOwnPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRing(10, 1<<20, 0)
+		var woken [20]bool
+		var gone [20]context.CancelFunc
+		for i := range woken {
+			ctx, cancel := context.WithCancel(t.Context())
+			gone[i] = cancel
+			go func() { woken[i] = r.wait(ctx, record.Sequence(i)) == nil }()
+		}
+		synctest.Wait()
+		for i := 0; i < len(gone); i += 3 {
+			gone[i]()
+		}
+		synctest.Wait()
+		r.add(nil, 10)
+		synctest.Wait()
+		for i, is := range woken {
+			want := i == 0 || i <= 10 && i%3 != 0
+			if is != want {
+				t.Errorf("waiter for %d woken: %v, want %v", i, is, want)
+			}
+		}
+		r.add(nil, 20)
+		synctest.Wait()
+		if len(r.waiters) != 0 {
+			t.Errorf("%d waiters are left", len(r.waiters))
+		}
+		for _, cancel := range gone {
+			cancel()
+		}
+	})
+}
