@@ -180,3 +180,40 @@ func TestGoneTurnsTheSubscriptionOff(t *testing.T) {
 		t.Errorf("the reason is not kept: %s", body)
 	}
 }
+
+// Purged letters are gone from the list and from the log, and a node without them starts, also
+// when its projection is made again.
+func TestANodeStartsAfterDeadLettersWerePurged(t *testing.T) {
+	n := harness.NewNode(t, "--config", config(t, "delivery:\n  retry:\n    attempts: 1\n")).Start()
+	e := harness.NewEndpoint(t)
+	e.Answer(func(harness.Arrival) int { return http.StatusServiceUnavailable })
+	n.MustDo(201, "PUT", "/fhir/Subscription/s", subscription("s", "Patient?", e.URL))
+	for _, id := range []string{"a", "b", "c"} {
+		n.MustDo(201, "PUT", "/fhir/Patient/"+id, patient(id, "canary"+id))
+		awaitAttempts(t, n, int(id[0]-'a')+1)
+	}
+	for _, purged := range []string{"s.1", "s.3"} { // the first of the log, and the last
+		if out, stderr, code := n.CLI("dlq", "purge", purged); code != 0 {
+			t.Fatalf("purge %s: code %d\n%s%s", purged, code, out, stderr)
+		}
+	}
+	n.Args = append(n.Args, "--rebuild")
+	n.Kill()
+	n.Start()
+	out, _, _ := n.CLI("dlq", "list", "-o", "json")
+	if !strings.Contains(out, `"s.2"`) || strings.Contains(out, `"s.1"`) || strings.Contains(out, `"s.3"`) {
+		t.Errorf("dlq list: %s", out)
+	}
+	e.Answer(func(harness.Arrival) int { return http.StatusOK })
+	if out, stderr, code := n.CLI("dlq", "replay", "s.2"); code != 0 {
+		t.Fatalf("replay: code %d\n%s%s", code, out, stderr)
+	}
+	e.AwaitCount(t, 10*time.Second, 4)
+	if _, _, code := n.CLI("dlq", "replay", "--subscription", "nosuch"); code != 3 {
+		t.Errorf("replay of an unknown Subscription ends with %d, want 3", code)
+	}
+	n.MustDo(204, "DELETE", "/fhir/Subscription/s", "")
+	if _, stderr, code := n.CLI("dlq", "replay", "s.2"); code == 0 || !strings.Contains(stderr, "deleted") {
+		t.Errorf("replay for a deleted Subscription: code %d, %s", code, stderr)
+	}
+}

@@ -203,16 +203,16 @@ func deadLetter(e store.DeadEntry) api.DeadLetter {
 	return l
 }
 
-func (a *admin) deadEntry(id string) (store.DeadEntry, error) {
+func (a *admin) deadEntry(id string, purged bool) (store.DeadEntry, error) {
 	e, ok, err := a.store.DeadByID(id)
-	if err == nil && (!ok || e.State == store.DeadPurged) {
+	if err == nil && (!ok || (e.State == store.DeadPurged && !purged)) {
 		err = fhir.Refuse(fhir.IssueNotFound, "", fmt.Sprintf("there is no dead letter %q; carillon dlq list shows those that there are", id))
 	}
 	return e, err
 }
 
 func (a *admin) DeadLetter(ctx context.Context, id string) (api.DeadLetter, error) {
-	e, err := a.deadEntry(id)
+	e, err := a.deadEntry(id, false)
 	if err != nil {
 		return api.DeadLetter{}, err
 	}
@@ -225,11 +225,12 @@ func (a *admin) DeadLetter(ctx context.Context, id string) (api.DeadLetter, erro
 	return l, nil
 }
 
-// selected finds the dead letters that an order names.
-func (a *admin) selected(ctx context.Context, s api.DeadSelection) ([]store.DeadEntry, error) {
+// selected finds the dead letters that an order names. Purged ones can be named too where a
+// purge that was cut short is to be finished.
+func (a *admin) selected(ctx context.Context, s api.DeadSelection, purged bool) ([]store.DeadEntry, error) {
 	var out []store.DeadEntry
 	for _, id := range s.IDs {
-		e, err := a.deadEntry(id)
+		e, err := a.deadEntry(id, purged)
 		if err != nil {
 			return nil, err
 		}
@@ -257,11 +258,19 @@ const jobSize = 5000
 
 // Replay makes dead letters pending again: with their old number, in a new round of attempts.
 func (a *admin) Replay(ctx context.Context, sel api.DeadSelection, by string) (api.Done, error) {
-	es, err := a.selected(ctx, sel)
+	es, err := a.selected(ctx, sel, false)
 	if err != nil {
 		return api.Done{}, err
 	}
+	if sel.Subscription != "" && a.subs.get(sel.Subscription) == nil {
+		return api.Done{}, notFound(fhir.Key{Type: "Subscription", ID: sel.Subscription})
+	}
 	for _, e := range es {
+		if s := a.subs.get(e.Subscription); e.Subscription != ingestID &&
+			(s == nil || s.deleted || s.birth != e.MatchID.Birth || s.Status == fhir.StatusOff) {
+			return api.Done{}, fhir.Refuse(fhir.IssueProcessing, "", fmt.Sprintf(
+				"Subscription/%s of %s is off, or was deleted since, so nothing would be sent; switch it on first", e.Subscription, e.ID))
+		}
 		if e.Subscription == ingestID {
 			return api.Done{}, fhir.Refuse(fhir.IssueProcessing, "", fmt.Sprintf(
 				"%s is a record that could not be evaluated and belongs to no Subscription; send its resource again instead", e.ID))
@@ -294,7 +303,7 @@ func (a *admin) Replay(ctx context.Context, sel api.DeadSelection, by string) (a
 
 // Purge removes dead letters from sight, then from the log.
 func (a *admin) Purge(ctx context.Context, sel api.DeadSelection, by string) (api.Done, error) {
-	es, err := a.selected(ctx, sel)
+	es, err := a.selected(ctx, sel, true)
 	if err != nil || sel.DryRun {
 		return api.Done{Count: len(es), DryRun: sel.DryRun}, err
 	}
@@ -304,19 +313,50 @@ func (a *admin) Purge(ctx context.Context, sel api.DeadSelection, by string) (ap
 		if err != nil {
 			return done, err
 		}
-		st, err := a.server.JetStream().Stream(ctx, stream.Dead)
-		if err != nil {
+		if err := a.erase(ctx, chunk); err != nil {
 			return done, err
 		}
-		for _, e := range chunk {
-			if err := st.SecureDeleteMsg(ctx, uint64(e.Sequence)); err != nil {
-				return done, fmt.Errorf("remove dead letter %s from the log: %w", e.ID, err)
-			}
-			done.Count++
-		}
+		done.Count += len(chunk)
 	}
 	a.log.Info("dead letters purged", "count", done.Count, "by", by)
 	return done, nil
+}
+
+// erase removes every letter of these matches from DEAD: a match that died in several rounds
+// has left one for each. It may be repeated, for letters whose purge was cut short.
+func (a *admin) erase(ctx context.Context, es []store.DeadEntry) error {
+	gone := map[record.MatchID]bool{}
+	var filters []string
+	for _, e := range es {
+		gone[e.MatchID] = true
+		if f := stream.DeadSubject(e.Subscription); !slices.Contains(filters, f) {
+			filters = append(filters, f)
+		}
+	}
+	first, last, err := a.server.State(ctx, stream.Dead)
+	if err != nil || last < first {
+		return err
+	}
+	st, err := a.server.JetStream().Stream(ctx, stream.Dead)
+	if err != nil {
+		return fmt.Errorf("open %s: %w", stream.Dead, err)
+	}
+	for seq := first; seq <= last; seq++ {
+		m, err := a.server.Get(ctx, stream.Dead, seq)
+		if errors.Is(err, stream.ErrNotFound) || (err == nil && !slices.Contains(filters, m.Subject)) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if d, err := parseDead(m); err != nil || !gone[d.MatchID] {
+			continue
+		}
+		if err := st.SecureDeleteMsg(ctx, uint64(seq)); err != nil {
+			return fmt.Errorf("remove a dead letter at %d from the log: %w", seq, err)
+		}
+	}
+	return nil
 }
 
 func matchIDs(es []store.DeadEntry) []record.MatchID {

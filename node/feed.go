@@ -32,6 +32,8 @@ type feed struct {
 	observe  *observer
 
 	changed func(*subscription) // a Subscription was written; called in the order of the log
+	closed  func() bool         // plain subscribers hear of no changes: the API asks for a login
+	live    atomic.Bool         // the logs were folded to their ends; before that all is old news
 
 	unreadable atomic.Uint64 // records that could not be read at all
 }
@@ -41,6 +43,9 @@ type feed struct {
 func (f *feed) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	if err := f.skipPurged(ctx); err != nil {
+		return err
+	}
 	at := f.store.Position()
 	var readers sync.WaitGroup
 	for _, r := range []struct {
@@ -67,6 +72,16 @@ func (f *feed) run(ctx context.Context) error {
 	return nil
 }
 
+// skipPurged moves past dead letters that were purged from the beginning of their log: there is
+// nothing to be read, and a reader must not take that for a loss.
+func (f *feed) skipPurged(ctx context.Context) error {
+	first, _, err := f.server.State(ctx, stream.Dead)
+	if err != nil || first <= f.store.Position().Dead+1 {
+		return err
+	}
+	return f.store.AdvanceDead(ctx, first-1)
+}
+
 // foldEvents folds changes. What they mean for Subscriptions is in the index before the ring
 // shows them to the runners, so an event is always matched by all that was in force.
 func (f *feed) foldEvents(ctx context.Context, ms []stream.Message) error {
@@ -90,7 +105,7 @@ func (f *feed) foldEvents(ctx context.Context, ms []stream.Message) error {
 	}
 	stored = stored[len(stored)-len(changes):] // what was folded before gives no change
 	for i, c := range changes {
-		if c.Interaction != fhir.Unchanged {
+		if c.Interaction != fhir.Unchanged && f.live.Load() && !f.closed() {
 			f.server.Notice(stored[i])
 		}
 		if c.Key.Type == "Subscription" {
@@ -127,7 +142,8 @@ func (f *feed) foldMatches(ctx context.Context, ms []stream.Message) error {
 		if err != nil {
 			f.setAside("MATCHES", m, err)
 		}
-		if err := f.store.WaitApplied(ctx, store.Vector{Events: namedEvents(b, j)}); err != nil {
+		// Not only folded, but taken over by the registry: the match names a Subscription.
+		if err := f.ring.wait(ctx, namedEvents(b, j)); err != nil {
 			return err
 		}
 		pending, err := f.store.ApplyMatches(ctx, m.Sequence, b, j)
@@ -242,10 +258,25 @@ func (f *feed) caughtUp(ctx context.Context) error {
 		}
 		*s.at = last
 	}
+	// The newest dead letter that is there: those after it were purged and will not be read.
+	switch newest, err := f.server.LastFor(ctx, stream.Dead, stream.FilterDead); {
+	case err == nil:
+		v.Dead = newest.Sequence
+	case errors.Is(err, stream.ErrNotFound):
+		v.Dead = 0
+	default:
+		return err
+	}
 	start := time.Now()
 	if err := f.store.WaitApplied(ctx, v); err != nil {
 		return err
 	}
+	// The registry takes a Subscription over after the store has: lanes that start on an older
+	// one would withdraw what is to be sent.
+	if err := f.ring.wait(ctx, v.Events); err != nil {
+		return err
+	}
+	f.live.Store(true)
 	f.log.Debug("projection is current", "events", v.Events, "matches", v.Matches, "outcomes", v.Outcomes, "took", time.Since(start))
 	return nil
 }

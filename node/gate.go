@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"github.com/carillon-fhir/carillon/match/fhir"
 	"github.com/carillon-fhir/carillon/match/fhir/json"
 	"github.com/carillon-fhir/carillon/match/fhir/record"
@@ -45,24 +47,28 @@ func (g *gate) Write(ctx context.Context, w api.Write) (api.Written, error) {
 	for {
 		p, err := g.plan(ctx, w)
 		if err != nil {
+			if out, ok := g.madeBefore(ctx, w); ok {
+				return out, nil
+			}
 			return api.Written{}, err
 		}
 		if p.done {
 			return p.written, nil
 		}
-		seq, err := g.publish(ctx, p)
+		seq, duplicate, err := g.publish(ctx, p)
 		if errors.Is(err, stream.ErrConflict) {
 			if err := g.catchUp(ctx, p); err != nil {
 				return api.Written{}, err
 			}
 			continue // the plan was made on a state that is no longer the newest
 		}
-		if errors.Is(err, stream.ErrDuplicate) { // both versions of a Subscription, sent before
-			res, known, err := g.store.Resource(w.Key)
-			if err != nil {
-				return api.Written{}, err
+		if duplicate || errors.Is(err, stream.ErrDuplicate) {
+			again, out, err := g.repeated(ctx, w, p, seq)
+			if again {
+				w.MessageID = ""
+				continue
 			}
-			return g.standing(ctx, w, res, known)
+			return out, err
 		}
 		if err != nil {
 			return api.Written{}, refusal(err)
@@ -101,7 +107,7 @@ func (g *gate) Transaction(ctx context.Context, ws []api.Write) ([]api.Written, 
 		var first record.Sequence
 		if len(all.messages) > 0 {
 			var err error
-			first, err = g.publish(ctx, all)
+			first, _, err = g.publish(ctx, all)
 			if errors.Is(err, stream.ErrConflict) {
 				if err := g.catchUp(ctx, all); err != nil {
 					return nil, err
@@ -184,10 +190,7 @@ func (g *gate) plan(ctx context.Context, w api.Write) (plan, error) {
 			Key: w.Key, Asked: w.Interaction, Feed: w.Feed, Trace: w.Trace, Owner: g.owner(w), Body: body,
 		})
 		if w.MessageID != "" {
-			m.MsgID = w.Owner + "/" + w.MessageID
-			if i > 0 {
-				m.MsgID += "/" + strconv.Itoa(i)
-			}
+			m.MsgID = messageID(w, i)
 		}
 		p.messages = append(p.messages, m)
 	}
@@ -209,7 +212,8 @@ func ifMatch(w api.Write, res store.Resource, known bool) error {
 	case *w.IfMatch != 0 && !exists:
 		return fhir.Refuse(fhir.IssueConflict, "", fmt.Sprintf("%s does not exist, so its version is not %d", w.Key, *w.IfMatch))
 	case *w.IfMatch != 0 && *w.IfMatch != res.Version:
-		return fhir.Refuse(fhir.IssueConflict, "", fmt.Sprintf("the current version of %s is %d, not %d: read it again", w.Key, res.Version, *w.IfMatch))
+		return fhir.Refuse(fhir.IssueConflict, "", fmt.Sprintf(
+			"the current version of %s is %d, not %d: read it again (a server that sends its own versions adds the header X-Carillon-Feed: true)", w.Key, res.Version, *w.IfMatch))
 	}
 	return nil
 }
@@ -250,9 +254,14 @@ func (g *gate) owner(w api.Write) string {
 // the projection and holds only if that has seen the newest record of the resource.
 func (g *gate) changesNothing(ctx context.Context, w api.Write, body []byte, res store.Resource, known bool) (bool, error) {
 	exists := known && !res.Deleted
+	// What is on its way decides first: a delete behind a create must not be judged by the state
+	// before both. Asked before the log is, so that nothing slips in between.
+	if g.events.Pending(stream.EventSubject(w.Key)) {
+		return false, nil
+	}
 	switch {
 	case w.Interaction == fhir.Delete:
-		if exists || w.Feed {
+		if exists || (w.Feed && !known) {
 			return false, nil
 		}
 	case !exists:
@@ -311,31 +320,97 @@ func (g *gate) unique(ctx context.Context, w api.Write) (plan, stream.Msg, error
 	case !errors.Is(err, stream.ErrNotFound):
 		return plan{}, stream.Msg{}, refusal(err)
 	}
+	if err := g.search.selecting(w.Key.Type, query); err != nil {
+		return plan{}, stream.Msg{}, err
+	}
+	// What a NATS producer was told is in the log may not be folded yet.
+	if err := g.ring.wait(ctx, g.events.Durable()); err != nil {
+		return plan{}, stream.Msg{}, err
+	}
 	found, err := g.search.find(ctx, w.Key.Type, query)
 	if err != nil {
 		return plan{}, stream.Msg{}, err
 	}
-	switch len(found.Matches) {
+	switch found.Total {
 	case 0:
 		return plan{}, stream.Msg{Subject: subject, Data: []byte(w.Key.String()), ExpectLast: stream.Expect(expect)}, nil
 	case 1:
 		m := found.Matches[0]
 		return plan{done: true, written: api.Written{Key: m.Key, Version: m.Version, Time: m.Time, Interaction: fhir.Unchanged, Body: m.Body}}, stream.Msg{}, nil
 	}
-	return plan{}, stream.Msg{}, fhir.Refuse(fhir.IssueDuplicate, "", fmt.Sprintf("%d resources match If-None-Exist; it must find at most one", len(found.Matches)))
+	return plan{}, stream.Msg{}, fhir.Refuse(fhir.IssueDuplicate, "", fmt.Sprintf("%d resources match If-None-Exist; it must find at most one", found.Total))
 }
 
-// publish appends a plan's messages and returns the sequence of the first.
-func (g *gate) publish(ctx context.Context, p plan) (record.Sequence, error) {
+// publish appends a plan's messages and returns the sequence of the first. duplicate says that
+// a single message was in the log already, at that sequence.
+func (g *gate) publish(ctx context.Context, p plan) (first record.Sequence, duplicate bool, err error) {
 	if len(p.messages) == 1 {
 		ack, err := g.events.Publish(ctx, p.messages[0])
-		return ack.Sequence, err
+		return ack.Sequence, ack.Duplicate, err
 	}
 	acks, err := g.events.PublishAtomic(ctx, p.messages)
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
-	return acks[0].Sequence, nil
+	return acks[0].Sequence, false, nil
+}
+
+// madeBefore finds the answer to a conditional write that is sent again: its condition fails
+// because the write itself has met it. The newest record of the resource then bears its id.
+func (g *gate) madeBefore(ctx context.Context, w api.Write) (api.Written, bool) {
+	if w.IfMatch == nil || w.MessageID == "" {
+		return api.Written{}, false
+	}
+	newest, err := g.newest(ctx, stream.EventSubject(w.Key))
+	if err != nil || newest.Header.Get(nats.MsgIdHdr) != messageID(w, 0) {
+		return api.Written{}, false
+	}
+	out, err := g.written(ctx, w, plan{messages: make([]stream.Msg, 1)}, newest.Sequence)
+	return out, err == nil && out.Interaction != fhir.Unchanged
+}
+
+// messageID is the id of the n-th message of a write, within the name of who sends it.
+func messageID(w api.Write, n int) string {
+	id := w.Owner + "/" + w.MessageID
+	if n > 0 {
+		id += "/" + strconv.Itoa(n)
+	}
+	return id
+}
+
+// repeated answers a write whose message id is in the log already: with what it made, as long
+// as that is the resource's current state. If it has been replaced since, a 2xx would say what
+// is not so: a correlation id that came with several writes is then no id of this one (again),
+// and a key that its client gave for one write is refused.
+func (g *gate) repeated(ctx context.Context, w api.Write, p plan, seq record.Sequence) (again bool, out api.Written, err error) {
+	if err := g.ring.wait(ctx, max(seq, g.events.Durable())); err != nil {
+		return false, out, err
+	}
+	res, known, err := g.store.Resource(w.Key)
+	if err != nil {
+		return false, out, err
+	}
+	made := known && res.Version == seq
+	if seq == 0 { // both versions of a Subscription: the second is what stands
+		bodies, _, err := g.bodies(ctx, w)
+		if err != nil {
+			return false, out, err
+		}
+		sum, _, err := hashBody(bodies[len(bodies)-1])
+		made = err == nil && known && !res.Deleted && sum == res.Hash
+	}
+	switch {
+	case made && seq != 0:
+		out, err := g.written(ctx, w, p, seq)
+		return false, out, err
+	case made:
+		out, err := g.standing(ctx, w, res, known)
+		return false, out, err
+	case w.Correlated:
+		return true, out, nil
+	}
+	return false, out, fhir.Refuse(fhir.IssueConflict, "", fmt.Sprintf(
+		"the change with this Idempotency-Key was made before, and %s has been changed since; nothing was written", w.Key))
 }
 
 // catchUp waits until the projection has seen what a refused plan did not know of.

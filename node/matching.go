@@ -28,7 +28,7 @@ type partitionEvents struct {
 func (p partitionEvents) Next(ctx context.Context, partition string, after record.Sequence, dst []record.Change) ([]record.Change, record.Sequence, error) {
 	all, through, err := p.ring.after(ctx, after, dst[:0])
 	if errors.Is(err, errBehind) {
-		all, through, err = p.fromLog(ctx, after, dst[:0])
+		return p.fromLog(ctx, partition, after, dst[:0])
 	}
 	if err != nil {
 		return nil, 0, err
@@ -47,14 +47,14 @@ var errEnough = errors.New("enough")
 
 // fromLog reads changes that are folded and no longer in the ring. What the fold made of each
 // is asked of the store.
-func (p partitionEvents) fromLog(ctx context.Context, after record.Sequence, dst []record.Change) ([]record.Change, record.Sequence, error) {
+func (p partitionEvents) fromLog(ctx context.Context, partition string, after record.Sequence, dst []record.Change) ([]record.Change, record.Sequence, error) {
 	folded, through := p.ring.position(), after
 	err := p.server.Follow(ctx, stream.Events, after+1, nil, func(ms []stream.Message) error {
 		for _, m := range ms {
 			if m.Sequence > folded || len(dst) == cap(dst) {
 				return errEnough
 			}
-			if e, ok, err := parseEvent(m); err == nil && ok {
+			if e, ok, err := parseEvent(m); err == nil && ok && p.table.Of(e.Key.Type, e.Shard) == partition {
 				c, err := refold(p.store, e)
 				if err != nil {
 					return err
@@ -194,8 +194,8 @@ func (m *marks) lowest() record.Sequence {
 	return lowest
 }
 
-// pruneIndex forgets versions of Subscriptions that no event can meet any more, now and then,
-// until ctx ends.
+// pruneIndex forgets versions of Subscriptions that no event can meet any more, and keeps the
+// lanes' places in step with the Subscriptions, now and then, until ctx ends.
 func (n *Node) pruneIndex(ctx context.Context) error {
 	tick := time.NewTicker(10 * time.Second)
 	defer tick.Stop()
@@ -205,6 +205,7 @@ func (n *Node) pruneIndex(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 			n.subs.index.Prune(n.marks.lowest())
+			n.growLanes(ctx)
 		}
 	}
 }

@@ -3,8 +3,12 @@ package node
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
+	"runtime/debug"
+	"slices"
+	"strings"
 	"sync"
 
 	"github.com/nats-io/nats.go"
@@ -24,10 +28,14 @@ type natsGate struct {
 	log     *slog.Logger
 	gate    *gate
 	defs    *search.Definitions
+	tokens  *tokens
 	size    int                  // largest resource in bytes
 	refused func(fhir.IssueType) // for metrics
 	slot    chan struct{}        // of producerSlots
-	open    sync.WaitGroup       // requests that are not answered yet
+
+	mu      sync.Mutex // guards closing, and open against a count that begins while it is waited for
+	closing bool
+	open    sync.WaitGroup // requests that are not answered yet
 }
 
 // Bounds of what producers have sent and the log has not taken. Up to producerSlots requests
@@ -54,6 +62,9 @@ func (n *natsGate) run(ctx context.Context, edge *nats.Conn) error {
 	}
 	<-ctx.Done()
 	err = sub.Unsubscribe()
+	n.mu.Lock()
+	n.closing = true
+	n.mu.Unlock()
 	n.open.Wait()
 	if errors.Is(err, nats.ErrConnectionClosed) {
 		return nil
@@ -61,9 +72,33 @@ func (n *natsGate) run(ctx context.Context, edge *nats.Conn) error {
 	return err
 }
 
+// enter counts a request in, unless the gate is closing.
+func (n *natsGate) enter() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closing {
+		return false
+	}
+	n.open.Add(1)
+	return true
+}
+
 // serve hands one request to the log. It returns when the request has its place in the order,
-// not when it is durable.
+// not when it is durable. A request that makes us panic is refused like any other bad one.
 func (n *natsGate) serve(ctx context.Context, m *nats.Msg) {
+	if !n.enter() {
+		return // unanswered, so its producer knows that it was not accepted
+	}
+	enqueued := false
+	defer func() {
+		if p := recover(); p != nil {
+			n.log.Error("request of a producer panicked", "subject", m.Subject, "panic", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
+			n.refuse(m, fhir.Refuse(fhir.IssueException, "", "internal error"))
+		}
+		if !enqueued {
+			n.open.Done()
+		}
+	}()
 	w, err := n.read(m)
 	if err == nil {
 		err = n.gate.open()
@@ -72,37 +107,76 @@ func (n *natsGate) serve(ctx context.Context, m *nats.Msg) {
 		n.refuse(m, err)
 		return
 	}
-	select {
-	case n.slot <- struct{}{}:
-	case <-ctx.Done():
-		n.refuse(m, retryAfter(fhir.Refuse(fhir.IssueTransient, "", "this node is stopping; send the request again"), 0))
-		return
-	}
-	n.open.Add(1)
-	done := func() { <-n.slot; n.open.Done() }
-
 	p, err := n.gate.plan(ctx, w)
 	switch {
 	case err != nil:
 		n.refuse(m, err)
-		done()
 	case p.done:
-		n.answer(m, p.written.Version, true) // nothing was stored: it is there already
-		done()
+		n.answer(m, max(p.written.Version, p.expect), true) // nothing was stored: it is so already
 	case len(p.messages) > 1: // a Subscription that goes live: rare, so its order costs a wait
-		seq, err := n.gate.publish(ctx, p)
-		n.settle(m, stream.Ack{Sequence: seq}, err)
-		done()
+		seq, duplicate, err := n.gate.publish(ctx, p)
+		if errors.Is(err, stream.ErrDuplicate) {
+			seq, duplicate, err = p.expect, true, nil
+		}
+		n.settle(m, stream.Ack{Sequence: seq, Duplicate: duplicate}, err)
 	default:
-		err := n.gate.events.Enqueue(ctx, p.messages[0], func(a stream.Ack, err error) {
-			n.settle(m, a, err)
-			done()
-		})
-		if err != nil {
-			n.refuse(m, refusal(err))
-			done()
+		enqueued = n.enqueue(ctx, m, p)
+	}
+}
+
+// enqueue hands a single message over in the order of the requests. It reports whether the
+// answer is given later.
+func (n *natsGate) enqueue(ctx context.Context, m *nats.Msg, p plan) bool {
+	select {
+	case n.slot <- struct{}{}:
+	case <-ctx.Done():
+		n.refuse(m, retryAfter(fhir.Refuse(fhir.IssueTransient, "", "this node is stopping; send the request again"), 0))
+		return false
+	}
+	err := n.gate.events.Enqueue(ctx, p.messages[0], func(a stream.Ack, err error) {
+		n.settle(m, a, err)
+		<-n.slot
+		n.open.Done()
+	})
+	if err != nil {
+		n.refuse(m, refusal(err))
+		<-n.slot
+		return false
+	}
+	return true
+}
+
+// login finds who sends a request, once the API asks for a login: a token in the header
+// Authorization, as over HTTP, with a role that may write what the request writes.
+func (n *natsGate) login(m *nats.Msg, key fhir.Key) (owner string, err error) {
+	if !n.tokens.any() {
+		return "", nil
+	}
+	secret, ok := strings.CutPrefix(m.Header.Get("Authorization"), "Bearer ")
+	if !ok {
+		return "", fhir.Refuse(fhir.IssueSecurity, "", "a login is needed: send the header Authorization with Bearer and an API token")
+	}
+	t, ok := n.tokens.lookup(strings.TrimSpace(secret))
+	if !ok {
+		return "", fhir.Refuse(fhir.IssueSecurity, "", "the API token is not known")
+	}
+	may := []api.Role{api.Producer, api.Administer}
+	switch key.Type {
+	case "Subscription":
+		may = []api.Role{api.Subscriber, api.Administer}
+	case "SearchParameter", "SubscriptionTopic":
+		may = []api.Role{api.Administer}
+	}
+	held := roles(t.Roles)
+	if !slices.ContainsFunc(held, func(r api.Role) bool { return slices.Contains(may, r) }) {
+		return "", fhir.Refuse(fhir.IssueForbidden, "", fmt.Sprintf("token %s may not write %s; it takes the role %s", t.Name, key.Type, may[0]))
+	}
+	if key.Type == "Subscription" && !slices.Contains(held, api.Administer) {
+		if s := n.gate.subs.get(key.ID); s != nil && !s.deleted && s.owner != t.ID {
+			return "", fhir.Refuse(fhir.IssueForbidden, "", key.String()+" belongs to another token")
 		}
 	}
+	return t.ID, nil
 }
 
 // read makes a Write of a request.
@@ -119,13 +193,22 @@ func (n *natsGate) read(m *nats.Msg) (api.Write, error) {
 			return api.Write{}, fhir.Refuse(fhir.IssueNotSupported, "", "header "+h+" is not supported by this version: leave it out")
 		}
 	}
+	owner, err := n.login(m, key)
+	if err != nil {
+		return api.Write{}, err
+	}
 	w := api.Write{
 		Key:         key,
+		Owner:       owner,
 		Interaction: fhir.Interaction(m.Header.Get(headerInteraction)),
 		Body:        m.Data,
 		MessageID:   m.Header.Get(nats.MsgIdHdr),
-		Trace:       m.Header.Get(headerTrace),
 	}
+	if t := m.Header.Get(headerTrace); api.ValidTraceparent(t) {
+		w.Trace = t
+	}
+	// Believed also for a resource that was never seen here: its own server deleted it.
+	w.Feed = w.Interaction == fhir.Delete
 	if w.MessageID != "" {
 		w.MessageID = "nats/" + w.MessageID
 	}

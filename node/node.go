@@ -53,8 +53,13 @@ type Node struct {
 	feed      *feed
 	gate      *gate
 	lanes     map[string]*deliver.Lane
+	places    int // of each lane's consumer
 	resthook  *resthook.Channel
 	ends      *ends
+
+	http    *http.Server
+	handler atomic.Pointer[http.Handler]
+	served  chan struct{} // closed when the HTTP server has ended
 
 	parts    *group
 	ready    chan struct{}
@@ -137,6 +142,7 @@ func (n *Node) Start(ctx context.Context) error {
 		name string
 		run  func(context.Context) error
 	}{
+		{"http face", n.openHTTP},       // alive, and not ready
 		{"projection", n.openStore},     // what we remember
 		{"log", n.openLog},              // the embedded server, its streams, what is in them proven synced
 		{"projection and log", n.agree}, // a projection of another log is made again
@@ -163,6 +169,7 @@ func (n *Node) Start(ctx context.Context) error {
 // files are closed. Nothing that was acknowledged depends on it.
 func (n *Node) Stop(ctx context.Context) error {
 	n.draining.Store(true)
+	n.closeHTTP(ctx)
 	if n.parts != nil {
 		n.parts.stop()
 	}
@@ -180,7 +187,7 @@ func (n *Node) Stop(ctx context.Context) error {
 		errs = append(errs, n.server.Close(ctx))
 	}
 	if n.listener != nil {
-		n.listener.Close() // closed already by the HTTP part, if it ran
+		n.listener.Close() // closed already by the HTTP server, if it ran
 	}
 	if n.data != nil {
 		errs = append(errs, n.data.close())
@@ -224,7 +231,7 @@ func (n *Node) openLog(ctx context.Context) (err error) {
 	if _, err := n.server.Seal(ctx); err != nil {
 		return err
 	}
-	n.publisher, err = stream.NewPublisher(ctx, n.server, stream.Events, stream.Options{})
+	n.publisher, err = stream.NewPublisher(ctx, n.server, stream.Events, stream.Options{MinFree: stream.Reserve(n.disk.total.Load())})
 	return err
 }
 
@@ -283,6 +290,18 @@ func (n *Node) baseURLs() []string {
 	urls := append([]string(nil), n.cfg.FHIR.BaseURLs...)
 	if n.cfg.Node.PublicURL != "" {
 		urls = append(urls, strings.TrimRight(n.cfg.Node.PublicURL, "/")+"/fhir")
+	} else { // without it answers name the address that they came to
+		scheme := "http://"
+		if n.cfg.Security.TLS.Cert != "" {
+			scheme = "https://"
+		}
+		host, port, _ := net.SplitHostPort(n.Addr())
+		for _, h := range []string{host, "localhost", "127.0.0.1", "::1"} {
+			urls = append(urls, scheme+net.JoinHostPort(h, port)+"/fhir")
+		}
+	}
+	for _, u := range urls {
+		urls = append(urls, u+"/R4") // the alias of the version
 	}
 	return urls
 }
@@ -305,7 +324,7 @@ func (n *Node) startFeed(ctx context.Context) error {
 	}
 	n.feed = &feed{
 		log: n.log, server: n.server, store: n.store, ring: n.ring, versions: n.versions, subs: n.subs,
-		lanes: n.lanes, observe: n.observe, changed: n.subscriptionChanged,
+		lanes: n.lanes, observe: n.observe, changed: n.subscriptionChanged, closed: n.tokens.any,
 		controls: map[string]func(record.Sequence, []byte) error{
 			"tokens": n.tokens.apply,
 			"paused": n.pausedChanged,
@@ -407,9 +426,66 @@ func (n *Node) startMatching(context.Context) error {
 	return nil
 }
 
-// startHTTP serves FHIR and administration. A stop lets requests end for a while.
+// openHTTP answers from the first moment: that the process lives, and that it is not ready. Folding
+// the logs may take a while, and a supervisor must not take that for a dead process.
+func (n *Node) openHTTP(context.Context) error {
+	n.handler.Store(ptr[http.Handler](http.HandlerFunc(starting)))
+	n.http = api.Server(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		(*n.handler.Load()).ServeHTTP(w, r)
+	}), n.log)
+	n.served = make(chan struct{})
+	failed := n.parts.failed
+	go func() {
+		defer close(n.served)
+		if err := n.serveHTTP(n.http); !errors.Is(err, http.ErrServerClosed) {
+			select {
+			case failed <- fmt.Errorf("http: %w", err):
+			default:
+			}
+		}
+	}()
+	return nil
+}
+
+func ptr[T any](v T) *T { return &v }
+
+// starting is the answer of a node that is not ready yet.
+func starting(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == "/livez" {
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprintln(w, `{"status":"alive"}`)
+		return
+	}
+	w.Header().Set("Retry-After", "2")
+	if r.URL.Path == "/readyz" {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusServiceUnavailable)
+		fmt.Fprintln(w, `{"ready":false,"reason":"the node is starting","warnings":[]}`)
+		return
+	}
+	w.Header().Set("Content-Type", "application/fhir+json; charset=utf-8")
+	w.WriteHeader(http.StatusServiceUnavailable)
+	fmt.Fprintln(w, `{"resourceType":"OperationOutcome","issue":[{"severity":"error","code":"transient","diagnostics":"the node is starting; send the request again in a moment"}]}`)
+}
+
+// closeHTTP lets requests end for a while. It comes first of all at a stop: what is under way
+// still has everything that it stands on.
+func (n *Node) closeHTTP(ctx context.Context) {
+	if n.http == nil {
+		return
+	}
+	drain, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if err := n.http.Shutdown(drain); err != nil {
+		n.http.Close() // requests that take longer are cut; what they wrote is in the log or not
+	}
+	<-n.served
+}
+
+// startHTTP serves FHIR and administration.
 func (n *Node) startHTTP(context.Context) error {
-	h := api.New(api.Config{
+	n.registerGauges()
+	n.handler.Store(ptr(api.New(api.Config{
 		Backend: backend{n.gate},
 		Admin:   &admin{Node: n},
 		Tokens:  logins{n.tokens},
@@ -425,26 +501,7 @@ func (n *Node) startHTTP(context.Context) error {
 		Version:        n.version,
 		Types:          n.defs.Types(),
 		InsecurePublic: n.cfg.Run.InsecurePublic,
-	})
-	srv := api.Server(h, n.log)
-	n.registerGauges()
-	n.parts.run("http", func(ctx context.Context) error {
-		done := make(chan error, 1)
-		go func() { done <- n.serveHTTP(srv) }()
-		select {
-		case err := <-done:
-			return err
-		case <-ctx.Done():
-		}
-		n.draining.Store(true)
-		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-		defer cancel()
-		if err := srv.Shutdown(drain); err != nil {
-			srv.Close() // requests that take longer are cut; what they wrote is in the log or not
-		}
-		<-done
-		return nil
-	})
+	})))
 	return nil
 }
 

@@ -125,6 +125,13 @@ func (r *registry) apply(c record.Change) *subscription {
 // read parses a stored version. What the gate accepted can be read; what an older or newer
 // release accepted perhaps not: it is kept, hears nothing, and shows why.
 func (r *registry) read(now *subscription, body []byte) {
+	// A version that makes us panic must not stop the feed, now and at every start.
+	defer func() {
+		if p := recover(); p != nil {
+			now.problem = "cannot be read"
+			r.log.Error("reading a stored Subscription panicked, it hears nothing", "subscription", now.id, "sequence", now.version, "panic", fmt.Sprintf("%T", p))
+		}
+	}()
 	sub, err := fhir.ParseSubscription(body)
 	if err != nil {
 		now.problem = err.Error()
@@ -141,7 +148,13 @@ func (r *registry) read(now *subscription, body []byte) {
 // inForce is the criteria by which a version is matched; nil if it hears nothing. A
 // Subscription in error is still matched: its numbers go on, and its owner can see what it
 // has missed.
-func (r *registry) inForce(s *subscription) *search.Criteria {
+func (r *registry) inForce(s *subscription) (c *search.Criteria) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.problem, c = "its criteria cannot be evaluated", nil
+			r.log.Error("compiling stored criteria panicked, the Subscription hears nothing", "subscription", s.id, "sequence", s.version, "panic", fmt.Sprintf("%T", p))
+		}
+	}()
 	if s.deleted || s.problem != "" || (s.Status != fhir.StatusActive && s.Status != fhir.StatusError) {
 		return nil
 	}

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"fmt"
+	"math"
 	"net/url"
 	"slices"
 	"strconv"
@@ -42,7 +43,7 @@ func (s *searcher) find(ctx context.Context, typ string, query url.Values) (api.
 		return api.Found{}, err
 	}
 	var found api.Found
-	r := search.NewResource(s.defs, nil)
+	r := search.NewResource(s.defs, &json.Tree{})
 	for _, id := range ids {
 		if err := ctx.Err(); err != nil {
 			return api.Found{}, err
@@ -104,6 +105,22 @@ func answerable(typ, name string) bool {
 	}
 	return false
 }
+
+// selecting checks that a query of a conditional interaction names what it looks for, and
+// nothing that shapes an answer: a page of the matches must not be taken for all of them.
+func (s *searcher) selecting(typ string, query url.Values) error {
+	for name := range query {
+		if !answerable(typ, name) {
+			return fhir.Refuse(fhir.IssueNotSupported, "", fmt.Sprintf("parameter %q cannot stand in a condition; it takes %s", name, conditions(typ)))
+		}
+	}
+	if len(query) == 0 {
+		return fhir.Refuse(fhir.IssueValue, "", "a condition must name what it looks for; it takes "+conditions(typ))
+	}
+	return nil
+}
+
+func conditions(typ string) string { return strings.TrimSuffix(known(typ), " and _count") }
 
 // compile checks every parameter and makes one criteria of those that select.
 func (s *searcher) compile(typ string, query url.Values) (*search.Criteria, page, error) {
@@ -201,7 +218,11 @@ func (s *searcher) byIdentifier(typ, value string) ([]fhir.ID, error) {
 		if len(parts) > 1 {
 			system, code = unescape(parts[0]), unescape(parts[1])
 		}
-		found, err := s.store.IdentifierLookup(typ, system, code, 0)
+		if code == "" {
+			return nil, fhir.Refuse(fhir.IssueNotSupported, "", "identifier with a system and no value cannot be answered by this version; give system|value")
+		}
+		code = foldIdentifier(code)
+		found, err := s.store.IdentifierLookup(typ, system, code, math.MaxInt32)
 		if err != nil {
 			return nil, err
 		}
@@ -254,7 +275,12 @@ func sortedNames(query url.Values) []string {
 func identifiers(t *json.Tree) [][2]string {
 	var out [][2]string
 	for _, i := range search.IdentifierTokens(t) {
-		out = append(out, [2]string{i.System, i.Value})
+		out = append(out, [2]string{i.System, foldIdentifier(i.Value)})
 	}
 	return out
 }
+
+// foldIdentifier brings an identifier's value to the one form that the store's index holds.
+// Criteria compare tokens without regard to case; what is found by the index is verified by
+// them.
+func foldIdentifier(v string) string { return strings.ToLower(strings.ToUpper(v)) }

@@ -65,8 +65,14 @@ func (g *gate) setStatus(ctx context.Context, id fhir.ID, birth record.Sequence,
 // time; whether the end is really reached is read from the Subscription.
 func (g *gate) endReached(ctx context.Context, id fhir.ID, birth record.Sequence) error {
 	s := g.subs.get(id)
-	if s == nil || s.deleted || s.birth != birth || s.End.IsZero() || time.Now().Before(s.End) {
+	if s == nil || s.deleted || s.birth != birth || s.End.IsZero() {
 		return nil
+	}
+	switch early := time.Until(s.End); {
+	case early > 5*time.Second:
+		return nil // the end was moved, and has a timer of its own
+	case early > 0: // the clock was set back a little: the timer comes again in a second
+		return fmt.Errorf("timer of %s fired %s early", s, early)
 	}
 	return g.setStatus(ctx, id, birth, fhir.StatusOff, "the end of the Subscription, "+s.End.Format(time.RFC3339)+", was reached")
 }

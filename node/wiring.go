@@ -71,8 +71,24 @@ func (n *Node) makeLanes() error {
 // lanePlaces bounds the tokens of a lane that are out or wait: two for each Subscription.
 func (n *Node) lanePlaces() int { return max(1024, 2*len(n.subs.all())) }
 
+// growLanes gives the lanes' consumers more places when there are more Subscriptions. Tokens
+// beyond the places would wait in the stream and never be delivered.
+func (n *Node) growLanes(ctx context.Context) {
+	places := n.lanePlaces()
+	if places <= n.places {
+		return
+	}
+	places *= 2 // not for each new Subscription
+	if err := n.server.DeclareLanes(ctx, places); err != nil {
+		n.log.Warn("lanes were not given more places", "places", places, "err", err)
+		return
+	}
+	n.places = places
+}
+
 func (n *Node) startDelivery(ctx context.Context) error {
-	if err := n.server.DeclareLanes(ctx, n.lanePlaces()); err != nil {
+	n.places = n.lanePlaces()
+	if err := n.server.DeclareLanes(ctx, n.places); err != nil {
 		return err
 	}
 	var runs []func(context.Context) error
@@ -142,7 +158,7 @@ func (n *Node) startTimers(context.Context) error {
 }
 
 func (n *Node) startProducers(context.Context) error {
-	g := &natsGate{log: n.log, gate: n.gate, defs: n.defs, size: int(n.cfg.Limits.ResourceSize),
+	g := &natsGate{log: n.log, tokens: n.tokens, gate: n.gate, defs: n.defs, size: int(n.cfg.Limits.ResourceSize),
 		refused: n.observe.refused, slot: make(chan struct{}, producerSlots)}
 	n.parts.run("producers", func(ctx context.Context) error { return g.run(ctx, n.server.Edge()) })
 	return nil

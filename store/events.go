@@ -167,7 +167,7 @@ func (r *reader) resource(key fhir.Key) resourceRow {
 func decide(old *resourceRow, e *record.Event, c *content) (did fhir.Interaction, readable bool) {
 	switch e.Asked {
 	case fhir.Delete:
-		if old.exists() || e.Feed {
+		if old.exists() || (e.Feed && old.Version == 0) { // one that is known to be deleted is deleted once
 			return fhir.Delete, true
 		}
 		return fhir.Unchanged, true

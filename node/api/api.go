@@ -294,7 +294,8 @@ func (s *server) fail(c *call, err error) {
 
 // precondition reports whether the client made its request depend on the resource's state.
 func (c *call) precondition() bool {
-	return c.r.Header.Get("If-Match") != "" || c.r.Header.Get("If-None-Exist") != ""
+	h := c.r.Header
+	return h.Get("If-Match") != "" || h.Get("If-None-Match") != "" || h.Get("If-None-Exist") != ""
 }
 
 // requestID takes the client's X-Request-Id, so that one id follows a request through several

@@ -83,8 +83,12 @@ type Write struct {
 
 	Feed      bool   // of a change feed: the body's own meta is kept
 	MessageID string // of the client, made unique to this write; empty if it gave none
-	Trace     string // traceparent; empty if none
-	Owner     string // id of the token that writes; empty where no login is asked
+	// Correlated says that MessageID comes from an X-Request-Id, which may be one of many
+	// writes: where the first with it is no longer the current state, the write is made anew. A
+	// write whose Idempotency-Key was used, and overtaken since, is refused (IssueConflict).
+	Correlated bool
+	Trace      string // traceparent; empty if none
+	Owner      string // id of the token that writes; empty where no login is asked
 }
 
 // Written is what became of a Write.

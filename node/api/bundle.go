@@ -13,6 +13,7 @@ import (
 
 	"github.com/carillon-fhir/carillon/match/fhir"
 	fhirjson "github.com/carillon-fhir/carillon/match/fhir/json"
+	"github.com/carillon-fhir/carillon/match/fhir/record"
 )
 
 // bundle is a Bundle that we send.
@@ -117,7 +118,9 @@ type entry struct {
 }
 
 // precondition is call.precondition for an entry.
-func (e *entry) precondition() bool { return e.ifMatch != "" || e.ifNoneExist != "" }
+func (e *entry) precondition() bool {
+	return e.ifMatch != "" || e.ifNoneMatch != "" || e.ifNoneExist != ""
+}
 
 // target is what an entry's request.url names.
 type target struct {
@@ -174,6 +177,12 @@ func (s *server) parseEntry(c *call, t *fhirjson.Tree, node fhirjson.Node, n int
 		n: n, fullURL: t.Str(t.Get(node, "fullUrl")), method: t.Str(t.Get(req, "method")),
 		ifMatch: t.Str(t.Get(req, "ifMatch")), ifNoneMatch: t.Str(t.Get(req, "ifNoneMatch")), ifNoneExist: t.Str(t.Get(req, "ifNoneExist")),
 	}
+	// One that is there and cannot be read must not be taken for none.
+	for name, value := range map[string]string{"ifMatch": e.ifMatch, "ifNoneMatch": e.ifNoneMatch, "ifNoneExist": e.ifNoneExist} {
+		if t.Get(req, name) != 0 && strings.TrimSpace(value) == "" {
+			return nil, fhir.Refuse(fhir.IssueValue, "Bundle.request."+name, name+" is a string that is not empty; leave it out where there is no condition")
+		}
+	}
 	var err error
 	if e.target, err = s.parseTarget(c, t.Str(t.Get(req, "url"))); err != nil {
 		return nil, err
@@ -189,6 +198,9 @@ func (s *server) parseEntry(c *call, t *fhirjson.Tree, node fhirjson.Node, n int
 		return nil, fhir.Refuse(fhir.IssueRequired, "Bundle.resource", "the entry's request needs a resource")
 	}
 	if e.method == http.MethodPatch {
+		if _, err := e.writePrecondition(); err != nil {
+			return nil, err
+		}
 		e.patch, err = patchOf(t, body)
 		return e, err
 	}
@@ -358,6 +370,20 @@ func (s *server) recoverEntry(c *call, answer *bundleEntry) {
 // panicked makes an error of a panic. Its value may hold anything and is left out.
 func panicked(p any) error { return fmt.Errorf("panic (%T)", p) }
 
+// writePrecondition reads the preconditions of a PUT or DELETE entry, as the headers of a
+// single request are read.
+func (e *entry) writePrecondition() (*record.Sequence, error) {
+	switch {
+	case e.ifNoneMatch == "":
+		return ifMatch(e.ifMatch)
+	case e.ifMatch != "":
+		return nil, badRequest("give ifMatch or ifNoneMatch, not both")
+	case e.ifNoneMatch == "*" && e.method == http.MethodPut:
+		return new(record.Sequence), nil
+	}
+	return nil, badRequest("ifNoneMatch on a write is understood as * alone, on PUT: write only what does not exist")
+}
+
 // failedEntry words the failure of an entry.
 func (s *server) failedEntry(c *call, err error, precondition bool) bundleEntry {
 	j := judge(c.r.Context(), err, precondition)
@@ -389,9 +415,9 @@ func (s *server) batchEntry(ctx context.Context, c *call, e *entry) (bundleEntry
 		done, err := s.finishCreate(ctx, c, w)
 		return c.writtenEntry(done), err
 	case http.MethodPut:
-		w, err = c.prepareUpdate(e.res, e.target.key.ID, place, e.ifMatch)
+		w, err = c.prepareUpdate(e.res, e.target.key.ID, place, e.writePrecondition)
 	default:
-		w, err = c.prepareDelete(e.target.key, place, e.ifMatch)
+		w, err = c.prepareDelete(e.target.key, place, e.writePrecondition)
 	}
 	if err != nil {
 		return bundleEntry{}, err

@@ -159,7 +159,7 @@ func (in *ingest) prepare(n int, line []byte) (Write, error) {
 	if key.ID == "" {
 		return in.c.prepareCreate(res, place, "")
 	}
-	return in.c.prepareUpdate(res, key.ID, place, "")
+	return in.c.prepareUpdate(res, key.ID, place, unconditional)
 }
 
 // prepareChange makes the write of a line that says what happened:
@@ -190,9 +190,9 @@ func (in *ingest) prepareChange(n int, line []byte) (Write, error) {
 	}
 	place := fmt.Sprintf("line %d", n)
 	if asked == fhir.Delete {
-		return in.c.prepareDelete(res.key, place, "")
+		return in.c.prepareDelete(res.key, place, unconditional)
 	}
-	w, err := in.c.prepareUpdate(res, res.key.ID, place, "")
+	w, err := in.c.prepareUpdate(res, res.key.ID, place, unconditional)
 	w.Interaction = asked
 	return w, err
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sort"
 
 	jsonpatch "github.com/evanphx/json-patch/v5"
 
@@ -14,8 +13,12 @@ import (
 	fhirjson "github.com/carillon-fhir/carillon/match/fhir/json"
 )
 
-// patchOperations bounds a patch: some operations cost as much as the resource is long.
-const patchOperations = 10_000
+// A patch is bounded by what it costs. An operation reads and writes the whole resource, so the
+// work is the operations times the bytes of the resource.
+const (
+	patchOperations = 1000
+	patchWork       = 256 << 20
+)
 
 // patch is PATCH /fhir/{Type}/{id} with a JSON Patch (RFC 6902).
 func (s *server) patch(c *call) error {
@@ -27,6 +30,10 @@ func (s *server) patch(c *call) error {
 		return err
 	}
 	if err := c.bodyIs(patchTypes); err != nil {
+		return err
+	}
+	// Its If-Match is compared where the current version is read.
+	if _, err := c.writePrecondition(false); err != nil {
 		return err
 	}
 	body, err := c.readBody(s.limits.Resource)
@@ -75,7 +82,7 @@ func (s *server) preparePatch(ctx context.Context, c *call, key fhir.Key, patch 
 		return Write{}, fhir.Refuse(fhir.IssueConflict, "",
 			fmt.Sprintf("If-Match names version %d of %s, the current one is %d", *demanded, key, current.Version))
 	}
-	patched, err := applyPatch(current.Body, patch, s.limits.Resource)
+	patched, err := applyPatch(ctx, current.Body, patch, s.limits.Resource)
 	if err != nil {
 		return Write{}, err
 	}
@@ -91,15 +98,21 @@ func (s *server) preparePatch(ctx context.Context, c *call, key fhir.Key, patch 
 		return Write{}, err
 	}
 	w.Interaction, w.Body, w.IfMatch = fhir.Update, patched, &current.Version
-	w.MessageID, err = c.messageID("PATCH "+key.String()+" "+place, patch)
+	if w.Feed {
+		if err := res.feedMeta(); err != nil {
+			return Write{}, err
+		}
+	}
+	w.MessageID, w.Correlated, err = c.messageID("PATCH "+key.String()+" "+place, patch)
 	return w, err
 }
 
 var patchNames = []string{"add", "remove", "replace", "move", "copy", "test"}
 
 // applyPatch applies a JSON Patch. What it does not touch keeps its text, that of numbers
-// included; white space may change.
-func applyPatch(body, patch []byte, limit int) ([]byte, error) {
+// included; white space may change. It goes operation by operation, so that one that fails is
+// known by its index, and that it stops when ctx ends.
+func applyPatch(ctx context.Context, body, patch []byte, limit int) ([]byte, error) {
 	t, err := parseStrict(patch, limit, 0)
 	if err != nil {
 		return nil, err
@@ -115,14 +128,31 @@ func applyPatch(body, patch []byte, limit int) ([]byte, error) {
 	options.SupportNegativeIndices = false // RFC 6901 has none
 	options.EscapeHTML = false
 	options.AccumulatedCopySizeLimit = int64(limit)
-	out, err := ops.ApplyWithOptions(body, options)
-	if err != nil {
-		return nil, failedPatch(body, ops, options, err)
-	}
-	if len(out) > limit {
-		return nil, tooLong("patched resource", limit)
+	out, work := body, len(ops)*len(body)
+	for i := range ops {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		if work > patchWork {
+			return nil, costlyPatch(len(ops), len(out))
+		}
+		before := len(out)
+		if out, err = ops[i:i+1].ApplyWithOptions(out, options); err != nil {
+			return nil, failedPatch(ops[i], i, err)
+		}
+		if len(out) > limit {
+			return nil, tooLong("patched resource", limit)
+		}
+		// What was added, the operations that are left have to carry as well.
+		work += (len(out) - before) * (len(ops) - i - 1)
 	}
 	return bytes.Clone(out), nil
+}
+
+func costlyPatch(operations, size int) error {
+	return fhir.Refuse(fhir.IssueProcessing, "", fmt.Sprintf(
+		"the patch is too costly: %d operations on a resource of %d bytes, their product is at most %d; send fewer operations at a time, or the whole resource with PUT",
+		operations, size, patchWork))
 }
 
 func malformedPatch(why string) error {
@@ -152,19 +182,16 @@ func checkPatch(t *fhirjson.Tree) error {
 		i++
 	}
 	if i > patchOperations {
-		return fhir.Refuse(fhir.IssueTooLong, "", fmt.Sprintf("a patch has at most %d operations", patchOperations))
+		return fhir.Refuse(fhir.IssueProcessing, "", fmt.Sprintf(
+			"the patch is too costly: it has %d operations, at most %d are taken; send them in several patches, or the whole resource with PUT", i, patchOperations))
 	}
 	return nil
 }
 
 // failedPatch says which operation does not apply. The library's own text may hold values of
-// the resource, so ours is made anew: the first prefix of the patch that fails is looked for.
-func failedPatch(body []byte, ops jsonpatch.Patch, options *jsonpatch.ApplyOptions, err error) error {
-	n := sort.Search(len(ops)-1, func(i int) bool {
-		_, err := ops[:i+1].ApplyWithOptions(body, options)
-		return err != nil
-	})
-	path, _ := ops[n].Path()
+// the resource, so ours is made anew.
+func failedPatch(op jsonpatch.Operation, i int, err error) error {
+	path, _ := op.Path()
 	why := "it does not apply to the resource"
 	switch {
 	case errors.Is(err, jsonpatch.ErrTestFailed):
@@ -175,5 +202,5 @@ func failedPatch(body []byte, ops jsonpatch.Patch, options *jsonpatch.ApplyOptio
 		why = "there is no such index in the array"
 	}
 	return fhir.Refuse(fhir.IssueProcessing, "",
-		fmt.Sprintf("patch operation %d (%s %s) failed: %s", n, ops[n].Kind(), printable(path), why))
+		fmt.Sprintf("patch operation %d (%s %s) failed: %s", i, op.Kind(), printable(path), why))
 }

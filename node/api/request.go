@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -65,7 +66,7 @@ func unsupportedMedia(diagnostics string) error {
 // idleTimeout. Bytes are counted by the caller, after decompression, so that a small body that
 // unpacks to a huge one costs no more than the limit.
 func (c *call) stream() (io.Reader, error) {
-	body := io.Reader(&rollingBody{c: c})
+	body := &rollingBody{c: c}
 	switch enc := strings.ToLower(strings.TrimSpace(c.r.Header.Get("Content-Encoding"))); enc {
 	case "", "identity":
 		return body, nil
@@ -74,7 +75,7 @@ func (c *call) stream() (io.Reader, error) {
 		if err != nil {
 			return nil, unreadable(err)
 		}
-		return z, nil
+		return &unpacked{z: z, packed: body}, nil
 	default:
 		err := unsupportedMedia("Content-Encoding " + printable(enc) + " is not supported, send gzip or none")
 		err.(*refusal).header = http.Header{"Accept-Encoding": {"gzip"}}
@@ -82,14 +83,43 @@ func (c *call) stream() (io.Reader, error) {
 	}
 }
 
+// A body that unpacks to more than unpackedFree bytes may be at most unpackedRatio times as long
+// as it came. FHIR as JSON packs to a tenth or a thirtieth; only what is made for it packs
+// further, and a stream of blank lines would keep us busy for ever at no cost to its sender.
+const (
+	unpackedFree  = 1 << 20
+	unpackedRatio = 200
+)
+
+var errBomb = errors.New("the body unpacks to too much")
+
+// unpacked reads a gzip body and stops one that is out of proportion.
+type unpacked struct {
+	z      io.Reader
+	packed *rollingBody
+	n      int64
+}
+
+func (u *unpacked) Read(p []byte) (int, error) {
+	n, err := u.z.Read(p)
+	if u.n += int64(n); u.n > unpackedFree && u.n > unpackedRatio*u.packed.n {
+		return 0, errBomb
+	}
+	return n, err
+}
+
 // rollingBody moves the connection's read deadline with every part of the body that arrives.
-type rollingBody struct{ c *call }
+type rollingBody struct {
+	c *call
+	n int64 // bytes that came
+}
 
 func (b *rollingBody) Read(p []byte) (int, error) {
 	ctl := http.NewResponseController(b.c.w)
 	// A writer without deadlines, as in some tests, reads without them.
 	_ = ctl.SetReadDeadline(time.Now().Add(idleTimeout))
 	n, err := b.c.r.Body.Read(p)
+	b.n += int64(n)
 	if err != nil {
 		// A deadline left behind would end the request's context while it is being worked on.
 		_ = ctl.SetReadDeadline(time.Time{})
@@ -97,9 +127,14 @@ func (b *rollingBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// growAhead is how much memory a body gets on its sender's word alone. A larger one gets more
+// as it arrives, or many connections could ask for more than there is with a header each.
+const growAhead = 64 << 10
+
 // readBody reads the whole body, at most limit bytes.
 func (c *call) readBody(limit int) ([]byte, error) {
 	if c.r.ContentLength > int64(limit) {
+		c.drain()
 		return nil, tooLong("body", limit)
 	}
 	r, err := c.stream()
@@ -108,16 +143,40 @@ func (c *call) readBody(limit int) ([]byte, error) {
 	}
 	var b bytes.Buffer
 	if n := c.r.ContentLength; n > 0 {
-		b.Grow(int(n) + bytes.MinRead)
+		b.Grow(min(int(n), growAhead) + bytes.MinRead)
 	}
 	n, err := b.ReadFrom(io.LimitReader(r, int64(limit)+1))
 	switch {
+	case errors.Is(err, errBomb):
+		c.drain()
+		return nil, unreadable(err)
 	case err != nil:
 		return nil, unreadable(err)
 	case n > int64(limit):
+		c.drain()
 		return nil, tooLong("body", limit)
 	}
 	return b.Bytes(), nil
+}
+
+// What of a refused body is read on, and for how long.
+const (
+	drainBytes = 16 << 20
+	drainTime  = 5 * time.Second
+)
+
+// drain reads on in a body that is refused for its length. A client that writes all of it before
+// it reads would otherwise see a broken connection in place of the answer. One that waits to be
+// told to continue has sent nothing yet, and must not be told to.
+func (c *call) drain() {
+	if c.r.Header.Get("Expect") != "" {
+		return
+	}
+	ctl := http.NewResponseController(c.w)
+	_ = ctl.SetReadDeadline(time.Now().Add(drainTime))
+	// However it ends, the answer is the refusal.
+	_, _ = io.CopyN(io.Discard, c.r.Body, drainBytes)
+	_ = ctl.SetReadDeadline(time.Time{})
 }
 
 func tooLong(what string, limit int) error {
@@ -130,6 +189,9 @@ func unreadable(err error) error {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return &refusal{status: http.StatusRequestTimeout, err: fhir.Refuse(fhir.IssueTransient, "",
 			fmt.Sprintf("nothing of the body arrived for %v", idleTimeout)), header: http.Header{"Connection": {"close"}}}
+	case errors.Is(err, errBomb):
+		return fhir.Refuse(fhir.IssueTooLong, "",
+			fmt.Sprintf("the gzip body unpacks to more than %d times its length; send it without Content-Encoding", unpackedRatio))
 	case errors.Is(err, gzip.ErrHeader), errors.Is(err, gzip.ErrChecksum):
 		return fhir.Refuse(fhir.IssueStructure, "", "the body is not what its Content-Encoding gzip says")
 	}
@@ -212,6 +274,29 @@ func (s *server) identify(t *fhirjson.Tree) (fhir.Key, error) {
 		}
 	}
 	return key, nil
+}
+
+// instantForm is FHIR R4's regex of an instant (2.24.0.1). The parse that follows it rejects
+// days and zones that there are not.
+var instantForm = regexp.MustCompile(`^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?(Z|[+-][0-9]{2}:[0-9]{2})$`)
+
+// feedMeta checks the meta of a change feed's resource. It is kept as it is and sent on, so its
+// version and time must be what readers of FHIR take them for.
+func (r resource) feedMeta() error {
+	meta := r.tree.Get(r.tree.Root(), "meta")
+	if meta == 0 {
+		return nil
+	}
+	if n := r.tree.Get(meta, "versionId"); n != 0 && !fhir.ID(r.tree.Str(n)).Valid() {
+		return fhir.Refuse(fhir.IssueValue, r.key.Type+".meta.versionId", "a versionId is 1 to 64 letters, digits, '-' and '.'")
+	}
+	if n := r.tree.Get(meta, "lastUpdated"); n != 0 {
+		_, err := time.Parse(time.RFC3339Nano, r.tree.Str(n))
+		if err != nil || !instantForm.MatchString(r.tree.Str(n)) {
+			return fhir.Refuse(fhir.IssueValue, r.key.Type+".meta.lastUpdated", "lastUpdated is an instant with seconds and time zone, such as 2027-01-31T12:00:00Z")
+		}
+	}
+	return nil
 }
 
 // readResource reads the body of a request whose address names a type.
@@ -324,7 +409,7 @@ func ifMatch(header string) (*record.Sequence, error) {
 	}
 	v, ok := parseTag(header)
 	if !ok {
-		return nil, badRequest(`If-Match is not understood; write it as W/"version"`)
+		return nil, badRequest(`If-Match is not understood; write it as W/"version", one version and no *`)
 	}
 	if v == 0 {
 		return nil, &refusal{status: http.StatusPreconditionFailed,
@@ -332,6 +417,31 @@ func ifMatch(header string) (*record.Sequence, error) {
 	}
 	return &v, nil
 }
+
+// writePrecondition reads the preconditions of a PUT or DELETE (RFC 9110 13.1). Those that are
+// not evaluated are refused: a write that ignores its condition may overwrite what its client
+// meant to protect.
+func (c *call) writePrecondition(create bool) (*record.Sequence, error) {
+	h := c.r.Header
+	for _, name := range []string{"If-Unmodified-Since", "If-Modified-Since", "If-Range"} {
+		if h.Get(name) != "" {
+			return nil, badRequest(name + ` is not evaluated on writes; use If-Match: W/"version"`)
+		}
+	}
+	match, none := h.Get("If-Match"), h.Get("If-None-Match")
+	switch {
+	case none == "":
+		return ifMatch(match)
+	case match != "":
+		return nil, badRequest("give If-Match or If-None-Match, not both")
+	case create && strings.TrimSpace(none) == "*":
+		return new(record.Sequence), nil
+	}
+	return nil, badRequest("If-None-Match on a write is understood as * alone, on PUT: write only what does not exist")
+}
+
+// unconditional is the precondition of a write that cannot have one.
+func unconditional() (*record.Sequence, error) { return nil, nil }
 
 // feedHint is the way out for servers that send their own versions in If-Match, as HAPI does.
 const feedHint = "a server that sends its own versions adds the header X-Carillon-Feed: true"
@@ -390,17 +500,18 @@ func validTraceparent(s string) bool {
 
 // messageID makes the client's Idempotency-Key, or X-Request-Id, the id of one write: bound to
 // who sends it and to what is written, since many clients send one X-Request-Id with several
-// different writes. Empty if the client gave neither.
-func (c *call) messageID(what string, body []byte) (string, error) {
+// different writes. Empty if the client gave neither; correlated if it is an X-Request-Id, by
+// which its client does not promise that it belongs to one write.
+func (c *call) messageID(what string, body []byte) (id string, correlated bool, err error) {
 	key := c.r.Header.Get("Idempotency-Key")
 	if len(key) > 255 {
-		return "", badRequest("Idempotency-Key is longer than 255 characters")
+		return "", false, badRequest("Idempotency-Key is longer than 255 characters")
 	}
 	if key == "" {
 		if !c.given {
-			return "", nil
+			return "", false, nil
 		}
-		key = c.id
+		key, correlated = c.id, true
 	}
 	sum := sha256.Sum256(body)
 	h := sha256.New()
@@ -408,7 +519,7 @@ func (c *call) messageID(what string, body []byte) (string, error) {
 		fmt.Fprintf(h, "%d:%s", len(part), part) // lengths, so that parts cannot run together
 	}
 	h.Write(sum[:])
-	return fmt.Sprintf("%x", h.Sum(nil)[:16]), nil
+	return fmt.Sprintf("%x", h.Sum(nil)[:16]), correlated, nil
 }
 
 // newID makes the id of a created resource: of its message id where there is one, so that a

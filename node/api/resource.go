@@ -60,7 +60,11 @@ func (s *server) create(c *call) error {
 	if err != nil {
 		return err
 	}
-	w, err := c.prepareCreate(res, "", c.r.Header.Get("If-None-Exist"))
+	ifNoneExist, err := c.ifNoneExist()
+	if err != nil {
+		return err
+	}
+	w, err := c.prepareCreate(res, "", ifNoneExist)
 	if err != nil {
 		return err
 	}
@@ -74,11 +78,7 @@ func (s *server) create(c *call) error {
 // prepareCreate makes the write of a new resource. Its own id is replaced: the server gives
 // ids (FHIR R4 3.1.0.8). place tells entries of one request apart.
 func (c *call) prepareCreate(res resource, place, ifNoneExist string) (Write, error) {
-	mid, err := c.messageID("POST "+res.key.Type+" "+place, res.body)
-	if err != nil {
-		return Write{}, err
-	}
-	res, err = res.withID(newID(mid))
+	mid, correlated, err := c.messageID("POST "+res.key.Type+" "+place, res.body)
 	if err != nil {
 		return Write{}, err
 	}
@@ -86,7 +86,16 @@ func (c *call) prepareCreate(res resource, place, ifNoneExist string) (Write, er
 	if err != nil {
 		return Write{}, err
 	}
-	w.Interaction, w.Body, w.MessageID = fhir.Create, res.body, mid
+	if w.Feed {
+		if err := res.feedMeta(); err != nil {
+			return Write{}, err
+		}
+	}
+	res, err = res.withID(newID(mid))
+	if err != nil {
+		return Write{}, err
+	}
+	w.Key, w.Interaction, w.Body, w.MessageID, w.Correlated = res.key, fhir.Create, res.body, mid, correlated
 	w.IfNoneExist, err = conditionalQuery(ifNoneExist, res.key.Type)
 	return w, err
 }
@@ -108,6 +117,23 @@ func (s *server) finishCreate(ctx context.Context, c *call, w Write) (Written, e
 	return Written{Key: r.Key, Version: r.Version, Time: r.Time, Interaction: fhir.Unchanged, Body: r.Body}, nil
 }
 
+// ifNoneExist reads the header of a conditional create. An empty one is refused: its client
+// meant a condition, and without one would get a resource too many.
+func (c *call) ifNoneExist() (string, error) {
+	v := c.r.Header.Values("If-None-Exist")
+	switch {
+	case len(v) == 0:
+		return "", nil
+	case len(v) > 1 || strings.TrimSpace(v[0]) == "":
+		return "", errNoneExist()
+	}
+	return v[0], nil
+}
+
+func errNoneExist() error {
+	return badRequest("If-None-Exist is one search query such as identifier=system|value")
+}
+
 // conditionalQuery checks the query of an If-None-Exist, with or without the type before it.
 func conditionalQuery(q, typ string) (string, error) {
 	if q == "" {
@@ -116,7 +142,7 @@ func conditionalQuery(q, typ string) (string, error) {
 	q = strings.TrimPrefix(strings.TrimPrefix(q, typ), "?")
 	values, err := url.ParseQuery(q)
 	if err != nil || len(values) == 0 {
-		return "", badRequest("If-None-Exist is a search query such as identifier=system|value")
+		return "", errNoneExist()
 	}
 	return q, nil
 }
@@ -134,7 +160,7 @@ func (s *server) update(c *call) error {
 	if err != nil {
 		return err
 	}
-	w, err := c.prepareUpdate(res, key.ID, "", c.r.Header.Get("If-Match"))
+	w, err := c.prepareUpdate(res, key.ID, "", func() (*record.Sequence, error) { return c.writePrecondition(true) })
 	if err != nil {
 		return err
 	}
@@ -147,7 +173,7 @@ func (s *server) update(c *call) error {
 
 // prepareUpdate makes the write of a PUT. A feed's If-Match is no precondition: HAPI sends the
 // very version that the body brings, which is a number of its own.
-func (c *call) prepareUpdate(res resource, id fhir.ID, place, match string) (Write, error) {
+func (c *call) prepareUpdate(res resource, id fhir.ID, place string, match func() (*record.Sequence, error)) (Write, error) {
 	if err := sameID(res, id); err != nil {
 		return Write{}, err
 	}
@@ -156,12 +182,15 @@ func (c *call) prepareUpdate(res resource, id fhir.ID, place, match string) (Wri
 		return Write{}, err
 	}
 	w.Body = res.body
-	if !w.Feed {
-		if w.IfMatch, err = ifMatch(match); err != nil {
-			return Write{}, err
-		}
+	if w.Feed {
+		err = res.feedMeta()
+	} else {
+		w.IfMatch, err = match()
 	}
-	w.MessageID, err = c.messageID("PUT "+res.key.String()+" "+place, res.body)
+	if err != nil {
+		return Write{}, err
+	}
+	w.MessageID, w.Correlated, err = c.messageID("PUT "+res.key.String()+" "+place, res.body)
 	return w, err
 }
 
@@ -174,7 +203,7 @@ func (s *server) delete(c *call) error {
 	if err := c.onlyQuery(); err != nil {
 		return err
 	}
-	w, err := c.prepareDelete(key, "", c.r.Header.Get("If-Match"))
+	w, err := c.prepareDelete(key, "", func() (*record.Sequence, error) { return c.writePrecondition(false) })
 	if err != nil {
 		return err
 	}
@@ -186,18 +215,18 @@ func (s *server) delete(c *call) error {
 	return c.written(done)
 }
 
-func (c *call) prepareDelete(key fhir.Key, place, match string) (Write, error) {
+func (c *call) prepareDelete(key fhir.Key, place string, match func() (*record.Sequence, error)) (Write, error) {
 	w, err := c.newWrite(key)
 	if err != nil {
 		return Write{}, err
 	}
 	w.Interaction = fhir.Delete
 	if !w.Feed {
-		if w.IfMatch, err = ifMatch(match); err != nil {
+		if w.IfMatch, err = match(); err != nil {
 			return Write{}, err
 		}
 	}
-	w.MessageID, err = c.messageID("DELETE "+key.String()+" "+place, nil)
+	w.MessageID, w.Correlated, err = c.messageID("DELETE "+key.String()+" "+place, nil)
 	return w, err
 }
 
@@ -461,6 +490,9 @@ func (s *server) prepareFeed(c *call, asked fhir.Interaction, body []byte) (w Wr
 		if key = res.key; key.ID == "" {
 			return w, fhir.Refuse(fhir.IssueRequired, key.Type+".id", "a change of a resource needs its id")
 		}
+		if err := res.feedMeta(); err != nil {
+			return w, err
+		}
 	}
 	if w, err = c.newWrite(key); err != nil {
 		return w, err
@@ -469,7 +501,7 @@ func (s *server) prepareFeed(c *call, asked fhir.Interaction, body []byte) (w Wr
 	if asked != fhir.Delete {
 		w.Body = body
 	}
-	w.MessageID, err = c.messageID("$feed "+string(asked)+" "+key.String(), body)
+	w.MessageID, w.Correlated, err = c.messageID("$feed "+string(asked)+" "+key.String(), body)
 	return w, err
 }
 

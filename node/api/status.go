@@ -13,3 +13,7 @@ func StatusOf(e *fhir.Error) int {
 	}
 	return statusOf(e.Issues[0].Type, true)
 }
+
+// ValidTraceparent reports whether a header has the form of W3C Trace Context, version 00 or
+// later. What has not is not passed on to endpoints.
+func ValidTraceparent(s string) bool { return validTraceparent(s) }

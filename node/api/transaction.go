@@ -66,7 +66,7 @@ func (tx *transaction) unique() error {
 			continue
 		case http.MethodPost:
 			if e.ifNoneExist != "" {
-				err = once("ifNoneExist", e.target.key.Type+"?"+e.ifNoneExist, e.n)
+				err = tx.onceCreated(e, once)
 			}
 		default:
 			err = once("resource", e.target.key.String(), e.n)
@@ -79,6 +79,23 @@ func (tx *transaction) unique() error {
 		}
 	}
 	return nil
+}
+
+// onceCreated compares conditional creates by what they ask for: one query has many spellings,
+// and each of two entries would find nothing and create.
+func (tx *transaction) onceCreated(e *entry, once func(what, name string, n int) error) error {
+	q, err := conditionalQuery(e.ifNoneExist, e.target.key.Type)
+	if err != nil {
+		return place(err, e.n)
+	}
+	values, err := url.ParseQuery(q)
+	if err != nil {
+		return place(badRequest("ifNoneExist cannot be read: check its % escapes"), e.n)
+	}
+	for _, v := range values {
+		slices.Sort(v) // repeated parameters are joined with and, in whatever order
+	}
+	return once("ifNoneExist", e.target.key.Type+"?"+values.Encode(), e.n)
 }
 
 // commit prepares the writes and makes them.
@@ -129,7 +146,7 @@ func (tx *transaction) prepare(ctx context.Context) error {
 					matched[e.n], target = true, there.Key.String()
 				}
 			}
-		case http.MethodPut:
+		case http.MethodPut, http.MethodPatch:
 		default:
 			continue
 		}
@@ -178,11 +195,11 @@ func (tx *transaction) write(ctx context.Context, e *entry) (w Write, err error)
 	place := fmt.Sprintf("entry %d", e.n)
 	switch e.method {
 	case http.MethodDelete:
-		w, err = tx.c.prepareDelete(e.target.key, place, e.ifMatch)
+		w, err = tx.c.prepareDelete(e.target.key, place, e.writePrecondition)
 	case http.MethodPost:
 		w = tx.creates[e.n]
 	case http.MethodPut:
-		w, err = tx.c.prepareUpdate(e.res, e.target.key.ID, place, e.ifMatch)
+		w, err = tx.c.prepareUpdate(e.res, e.target.key.ID, place, e.writePrecondition)
 	default:
 		tx.prepared = true
 		w, err = tx.s.preparePatch(ctx, tx.c, e.target.key, e.patch, e.ifMatch, place)
@@ -235,6 +252,13 @@ func (tx *transaction) reference(ctx context.Context, e *entry, v string) (strin
 		if target, ok := tx.targets[base+v]; ok {
 			return target, target != v, nil
 		}
+	}
+	if strings.HasPrefix(v, "urn:uuid:") && e.target.key.Type != "Bundle" && e.method != http.MethodPatch {
+		// It names an entry by its fullUrl (FHIR R4 2.36.4.1), and stored it would name nothing.
+		// In a Bundle that is stored it may be one of its own entries, and what a patch leaves
+		// alone stood there before.
+		return "", false, fhir.Refuse(fhir.IssueValue, "Bundle.resource",
+			fmt.Sprintf("the reference %q is to an entry that the transaction does not create or change: no entry has this fullUrl", printable(v)))
 	}
 	typ, query, conditional := strings.Cut(v, "?")
 	if !conditional || !tx.s.types[typ] {
