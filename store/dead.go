@@ -36,6 +36,21 @@ func (s *Store) ApplyDead(ctx context.Context, seq record.Sequence, d *record.De
 	})
 }
 
+// AdvanceDead moves the position in DEAD to through, for a log whose messages up to there are
+// gone: letters may be purged from it. It never moves back, and changes nothing else. Letters
+// that were folded before stay listed, without a body to be found in the log.
+//
+// Errors are those of ApplyEvents.
+func (s *Store) AdvanceDead(ctx context.Context, through record.Sequence) error {
+	s.feeds[Dead].Lock()
+	defer s.feeds[Dead].Unlock()
+	if through <= s.Position().Dead {
+		return nil
+	}
+	// last and sum stay: they are of the newest letter that was read.
+	return s.fold(ctx, Dead, through, 1, func(*folding) {})
+}
+
 // letter keeps a dead letter in the place of an older one of the same match.
 func (f *folding) letter(seq record.Sequence, d *record.DeadLetter) {
 	n := d.Number

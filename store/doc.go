@@ -5,7 +5,8 @@
 // queue of each Subscription and gives event numbers. OUTCOMES takes matches out of the queue
 // and fills the troubleshooting log. DEAD lists what was given up. Nothing in the file is
 // known from anywhere else, so it may be thrown away (Rebuild) and folded again, and two nodes
-// at the same Vector hold the same bytes (Hash).
+// at the same Vector hold the same bytes (Hash). The one exception are letters that were purged
+// from DEAD after some node had read them.
 //
 // Reads see a record as soon as its Apply method returns. The file follows within 50 ms, data
 // and position in one transaction: what a crash takes from it is folded again, exactly once.

@@ -195,7 +195,9 @@ func (l *layers) run() {
 		select {
 		case <-l.dirty:
 		case <-l.stop:
-			l.flush()
+			for l.flush() {
+				// What an earlier write left comes first, and then what was folded since.
+			}
 			return
 		}
 		t := time.NewTimer(l.flushEvery)
@@ -209,12 +211,13 @@ func (l *layers) run() {
 	}
 }
 
-// flush turns the active overlay and writes it. A full disk is waited for, since nothing is
-// lost meanwhile; any other failure ends writing, for after it the file's state is unknown.
-func (l *layers) flush() {
+// flush turns the active overlay and writes it, and reports whether it did. A full disk is
+// waited for, since nothing is lost meanwhile, but not when the store is being closed; any
+// other failure ends writing, for after it the file's state is unknown.
+func (l *layers) flush() bool {
 	o := l.turnActive()
 	if o == nil {
-		return
+		return false
 	}
 	for {
 		err := l.write(o)
@@ -223,27 +226,34 @@ func (l *layers) flush() {
 		}
 		if !isFull(err) {
 			l.fail(err)
-			return
+			return false
 		}
 		if l.countFailure() == 1 {
 			l.log.Warn("projection cannot be written, will retry", "file", l.file.path, "err", err)
 		}
 		if !l.pause(retryWrite) {
-			return
+			return false
 		}
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.flushing, l.saved = nil, o.at
 	l.turn()
+	return true
 }
 
 // turnActive makes the active overlay the one that is written; nil if it is empty or writing
-// has ended.
+// has ended. An overlay that could not be written goes first: a newer one carries a newer
+// position, and in the file that would say that the rows of the older are there.
 func (l *layers) turnActive() *overlay {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.err != nil || l.active.records == 0 {
+	switch {
+	case l.err != nil:
+		return nil
+	case l.flushing != nil:
+		return l.flushing
+	case l.active.records == 0:
 		return nil
 	}
 	l.flushing, l.active = l.active, newOverlay()

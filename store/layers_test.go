@@ -8,11 +8,14 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
 	"pgregory.net/rapid"
+
+	"github.com/carillon-fhir/carillon/match/fhir/record"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -253,5 +256,67 @@ func TestFailedWriteEndsCommitsAndNotReads(t *testing.T) {
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// The disk is full when the writer comes, more is folded meanwhile, and then the node stops.
+// Whatever the file takes after that, it must not hold the newer rows and their position
+// without the older: no start would read those records again.
+func TestAFullDiskAndAStopLeaveNoHoleInTheFile(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		full int // writes that find the disk full
+		want Vector
+		fail bool // close says that rows are missing
+	}{
+		{name: "space comes back", full: 1, want: Vector{Events: 2}},
+		{name: "stays full", full: 1000, fail: true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			l := openLayers(t, dir)
+			full, writes := make(chan struct{}), 0
+			l.write = func(o *overlay) error {
+				if writes++; writes == 1 {
+					defer close(full)
+				}
+				if writes <= c.full {
+					return syscall.ENOSPC
+				}
+				return l.file.write(o)
+			}
+			put := func(key string, at record.Sequence) {
+				t.Helper()
+				err := l.update(ctx, 1, func(b *batch) { b.put(bMatch, key, []byte("v")) }, func(o *overlay) { o.at.Events = at })
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			// The writer is run as it would find things: the older rows refused by the disk,
+			// newer ones folded, the stop asked for.
+			put("older", 1)
+			go l.run()
+			<-full
+			put("newer", 2)
+			if err := l.close(); (err != nil) != c.fail {
+				t.Errorf("close: %v", err)
+			}
+			if l.saved != c.want {
+				t.Errorf("saved up to %+v, want %+v", l.saved, c.want)
+			}
+			f, err := openFile(dir, time.Second, 0, true)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.close()
+			tx := must(f.begin())
+			defer f.end(tx)
+			for key, at := range map[string]record.Sequence{"older": 1, "newer": 2} {
+				_, ok, err := f.get(tx, bMatch, key)
+				if err != nil || ok != (l.saved.Events >= at) {
+					t.Errorf("%s row in the file: %v (%v), and the position says %d", key, ok, err, l.saved.Events)
+				}
+			}
+		})
 	}
 }

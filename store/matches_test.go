@@ -92,6 +92,12 @@ func final(o record.Outcome) record.Outcome {
 	return o
 }
 
+// attempt makes an outcome that of the n-th attempt, a minute after the one before.
+func attempt(n int, o record.Outcome) record.Outcome {
+	o.Attempt, o.At = n, o.At.Add(time.Duration(n-1)*time.Minute)
+	return o
+}
+
 func (q *queue) letter(event record.Sequence, n fhir.EventNumber, round int) {
 	q.t.Helper()
 	err := q.ApplyDead(ctx, q.Position().Dead+1, &record.DeadLetter{
@@ -170,7 +176,14 @@ func TestOutcomesSettleMatches(t *testing.T) {
 		{name: "nothing said", do: func(*queue) {}, pending: "1:2/0/0 2:3/0/0"},
 		{name: "accepted", do: func(q *queue) { q.outcome(result(2, 0, record.Accepted)) }, pending: "2:3/0/0"},
 		{name: "failure leaves it pending", do: func(q *queue) { q.outcome(result(2, 0, record.Timeout)) }, pending: "1:2/0/1 2:3/0/0"},
-		{name: "final failure", do: func(q *queue) { q.outcome(result(2, 0, record.Timeout), final(result(2, 0, record.Timeout))) }, pending: "2:3/0/0"},
+		{name: "final failure", do: func(q *queue) {
+			q.outcome(result(2, 0, record.Timeout), final(attempt(2, result(2, 0, record.Timeout))))
+		}, pending: "2:3/0/0"},
+		{name: "a second attempt", do: func(q *queue) {
+			q.outcome(result(2, 0, record.Timeout))
+			q.outcome(attempt(2, result(2, 0, record.Timeout)))
+		},
+			pending: "1:2/0/2 2:3/0/0"},
 		{name: "withdrawn is no attempt", do: func(q *queue) { q.outcome(result(2, 0, record.Withdrawn)) }, pending: "2:3/0/0"},
 		{name: "said after the end", do: func(q *queue) { q.outcome(result(2, 0, record.Accepted), result(2, 0, record.Timeout)) },
 			pending: "2:3/0/0", counters: Counters{Repeated: 1}},
@@ -202,6 +215,65 @@ func TestOutcomesSettleMatches(t *testing.T) {
 	}
 }
 
+// A block of outcomes whose append was not answered is appended again, and may then stand in the
+// log twice. That spends no second attempt, and shows no second line.
+func TestAnOutcomeStoredTwiceSpendsOneAttempt(t *testing.T) {
+	limited := attempt(2, result(2, 0, record.RateLimited))
+	limited.Attempt = 1
+	elsewhere := result(2, 0, record.Timeout)
+	elsewhere.At = t0.Add(time.Second)
+	withdrawn := record.Outcome{MatchID: record.MatchID{Birth: 1}, Subscription: "s", Code: record.Withdrawn, Through: 2, At: t0}
+	for _, c := range []struct {
+		name     string
+		first    []record.Outcome // told before, each in a block of its own
+		twice    []record.Outcome // a block that stands in the log twice
+		pending  string           // after events 2 and 3 matched
+		lines    int
+		repeated uint64
+	}{
+		{name: "a failure", twice: []record.Outcome{result(2, 0, record.Timeout)}, pending: "1:2/0/1 2:3/0/0", lines: 1, repeated: 1},
+		{name: "failures of two matches", twice: []record.Outcome{result(2, 0, record.Timeout), result(3, 0, record.HTTPStatus)},
+			pending: "1:2/0/1 2:3/0/1", lines: 2, repeated: 2},
+		{name: "the second failure", first: []record.Outcome{result(2, 0, record.Timeout)},
+			twice: []record.Outcome{attempt(2, result(2, 0, record.Timeout))}, pending: "1:2/0/2 2:3/0/0", lines: 2, repeated: 1},
+		{name: "a limit of our own", first: []record.Outcome{result(2, 0, record.Timeout)},
+			twice: []record.Outcome{limited}, pending: "1:2/0/1 2:3/0/0", lines: 2, repeated: 1},
+		{name: "the end", twice: []record.Outcome{result(2, 0, record.Accepted)}, pending: "2:3/0/0", lines: 1, repeated: 1},
+		{name: "a range", twice: []record.Outcome{withdrawn}, lines: 1, repeated: 1},
+		{name: "the same attempt by another owner is shown, and is no further one", first: []record.Outcome{elsewhere},
+			twice: []record.Outcome{result(2, 0, record.Timeout)}, pending: "1:2/0/1 2:3/0/0", lines: 2, repeated: 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			q := newQueue(t)
+			q.match(2, 3)
+			for _, o := range c.first {
+				q.outcome(o)
+			}
+			q.outcome(c.twice...)
+			q.outcome(c.twice...)
+			q.want(c.pending)
+			if n := len(must(q.Attempts(ctx, AttemptFilter{}))); n != c.lines {
+				t.Errorf("%d lines in the troubleshooting log, want %d", n, c.lines)
+			}
+			if n := q.Stats().Counters[Outcomes].Repeated; n != c.repeated {
+				t.Errorf("counted %d as repeated, want %d", n, c.repeated)
+			}
+		})
+	}
+}
+
+// A range that is told again ends also what its writer had not read the first time.
+func TestARepeatedRangeStillEndsWhatWasReplayedMeanwhile(t *testing.T) {
+	q := newQueue(t)
+	q.match(2)
+	o := record.Outcome{MatchID: record.MatchID{Birth: 1}, Subscription: "s", Code: record.Withdrawn, Through: 1, At: t0}
+	q.outcome(o)
+	q.replay(2)
+	q.want("1:2/1/0")
+	q.outcome(o)
+	q.want("")
+}
+
 // A replay and the outcome that ends the round may stand in either order, since they are in
 // two logs. What counts is whether the outcome's writer had read the replay.
 func TestAReplayOpensARoundUnlessItsWriterSawTheMatchPending(t *testing.T) {
@@ -229,7 +301,7 @@ func TestAReplayOpensARoundUnlessItsWriterSawTheMatchPending(t *testing.T) {
 			return q.replay(2)
 		}, pending: "1:2/1/0"},
 		{name: "attempts begin again", do: func(q *queue) []Pending {
-			q.outcome(result(2, 0, record.Timeout), final(result(2, 0, record.Timeout)))
+			q.outcome(result(2, 0, record.Timeout), final(attempt(2, result(2, 0, record.Timeout))))
 			q.replay(2)
 			return q.outcome(result(2, 1, record.Timeout))
 		}, pending: "1:2/1/1"},
@@ -268,7 +340,7 @@ func TestAReplayOpensARoundUnlessItsWriterSawTheMatchPending(t *testing.T) {
 func TestAMatchSaysWhatBecameOfIt(t *testing.T) {
 	q := newQueue(t)
 	q.match(2)
-	o := final(result(2, 0, record.HTTPStatus))
+	o := final(attempt(2, result(2, 0, record.HTTPStatus)))
 	o.Status, o.Dead = 503, true
 	q.outcome(result(2, 0, record.Timeout), o)
 	m, ok, err := q.MatchByID(id(2))
@@ -473,6 +545,50 @@ func TestDeadLettersAreFilteredNewestFirst(t *testing.T) {
 	q.appendMatches(nil, &record.Job{Purge: []record.MatchID{{Event: 7}}})
 	if got := ids(DeadFilter{}); !slices.Equal(got, []string{"s.2", "s.1"}) {
 		t.Errorf("after its purge: %v", got)
+	}
+}
+
+// Once letters were purged from DEAD, its first message is not 1. A feed that starts at the
+// first that is there must be able to say so, else it waits for letters that are gone.
+func TestDEADGoesOnAfterLettersThatWerePurgedFromTheLog(t *testing.T) {
+	dir := t.TempDir()
+	s := openStill(t, dir)
+	w := &world{dead: []*record.DeadLetter{{MatchID: id(2), Subscription: "s", Number: 1, Reason: record.Timeout}}}
+	w.apply(t, s, Dead, 1)
+	seq, sum := s.LastRecord(Dead)
+
+	if err := s.AdvanceDead(ctx, 40); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.WaitApplied(ctx, Vector{Dead: 40}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.AdvanceDead(ctx, 7); err != nil {
+		t.Fatal(err)
+	}
+	if at := s.Position(); at != (Vector{Dead: 40}) {
+		t.Errorf("position %+v, want DEAD at 40 and nothing else moved", at)
+	}
+	if q, c := s.LastRecord(Dead); q != seq || c != sum {
+		t.Errorf("the last record is %d (%x) now, was %d (%x): nothing was read", q, c, seq, sum)
+	}
+	if n := len(must(s.Dead(ctx, DeadFilter{}))); n != 1 {
+		t.Errorf("%d letters are listed, want the one folded before", n)
+	}
+	s.flush()
+	s.kill()
+
+	s = openStill(t, dir)
+	defer s.kill()
+	if at := s.Position().Dead; at != 40 {
+		t.Errorf("goes on at %d after a start, want 40", at)
+	}
+	next := &record.DeadLetter{MatchID: id(3), Subscription: "s", Number: 2, Reason: record.Timeout}
+	if err := s.ApplyDead(ctx, 41, next); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(must(s.Dead(ctx, DeadFilter{}))); n != 2 {
+		t.Errorf("%d letters are listed after the next one, want 2", n)
 	}
 }
 

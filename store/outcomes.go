@@ -14,8 +14,9 @@ import (
 // for that the writer of the outcome did not know of.
 //
 // An outcome counts for the round it names. One of a round that ended before is counted as
-// Repeated, one of a match or round that its writer cannot have known as Unknown; both change
-// nothing and are not kept. Through ends every match of its birth up to that number that was
+// Repeated, and so is one that stands in the log twice, as it may when its writer got no
+// answer; one of a match or round that its writer cannot have known is counted as Unknown.
+// None of them changes anything or is kept. Through ends every match of its birth up to that number that was
 // pending for the writer; the record is one step, so a writer with a long queue gives it in
 // several.
 //
@@ -59,7 +60,13 @@ func (f *folding) outcome(at Place, after record.Sequence, o *record.Outcome) []
 		return nil
 	}
 	if o.Through != 0 {
-		f.log(at, o, 0)
+		// A range that is repeated ends nothing twice, but its writer may have read more of
+		// MATCHES when it said it again.
+		if f.saidRange(o) {
+			f.Repeated++
+		} else {
+			f.log(at, o, 0)
+		}
 		return f.endThrough(after, o)
 	}
 	n, row, ok := f.knownTo(after, o.MatchID)
@@ -75,9 +82,49 @@ func (f *folding) outcome(at Place, after record.Sequence, o *record.Outcome) []
 	case o.Round > st.rounds() || !f.open(row.Birth, n, &st, after):
 		f.Unknown++
 		return nil
+	case st.said(o):
+		f.Repeated++
+		return nil
 	}
 	f.log(at, o, n)
 	return f.count(after, n, &st, o)
+}
+
+// said reports whether an outcome of the open round is the one that was folded last. A lane
+// makes no attempt of a match before the outcome of the one before is stored, so nothing else
+// of the match can stand between an outcome and its repetition. The times tell an attempt
+// from the same one made by another owner of the lane, which is an attempt of its own.
+func (st *stateRow) said(o *record.Outcome) bool {
+	// An outcome that ends a round would have ended this one, had it been folded before.
+	return !ends(o) && st.code != "" && o.Code == st.code && o.Attempt == st.attempts && o.At.Equal(st.at)
+}
+
+// saidRange reports whether the newest line of a Subscription says the same of the same range.
+func (f *folding) saidRange(o *record.Outcome) bool {
+	prefix, newest := string(o.Subscription)+"\x00", ""
+	f.scanBack(bOutcomeBy, prefix, prefixEnd(prefix), func(key string, _ []byte) bool {
+		newest = key[len(prefix):]
+		return false
+	})
+	if newest == "" {
+		return false
+	}
+	at, ok := parsePlace(newest)
+	if !ok {
+		f.malformed(bOutcomeBy, errMalformed)
+		return false
+	}
+	v, ok := f.get(bOutcome, newest)
+	if !ok {
+		f.malformed(bOutcomeBy, fmt.Errorf("%d/%d has no outcome", at.Sequence, at.Index))
+		return false
+	}
+	a, err := decodeAttempt(at, v)
+	if err != nil {
+		f.malformed(bOutcome, err)
+		return false
+	}
+	return a.Through == o.Through && a.Birth == o.Birth && a.Code == o.Code && a.At.Equal(o.At)
 }
 
 // knownTo finds a match if it stands in MATCHES up to a place.
@@ -95,7 +142,9 @@ func (f *folding) count(after record.Sequence, n fhir.EventNumber, st *stateRow,
 	birth := o.Birth
 	st.code, st.status, st.at, st.notBefore = o.Code, o.Status, o.At, o.NotBefore
 	if o.Code.IsAttempt() {
-		st.attempts++
+		// The sender has counted. Who counts records instead lets an attempt that stands in
+		// the log twice spend two.
+		st.attempts = max(st.attempts, o.Attempt)
 	}
 	if !ends(o) {
 		f.put(bState, pair(birth, n), st.encode())

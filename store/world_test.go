@@ -257,7 +257,7 @@ func drawWorld(t *rapid.T) *world {
 		id := matchID.Draw(t, "id")
 		o := record.Outcome{
 			MatchID: id, Subscription: ids[id.Birth-1],
-			Round: rapid.IntRange(0, 2).Draw(t, "round"), Attempt: 1,
+			Round: rapid.IntRange(0, 2).Draw(t, "round"), Attempt: rapid.IntRange(1, 3).Draw(t, "attempt"),
 			Code: rapid.SampledFrom(codes).Draw(t, "code"), Status: 500, At: t0, Took: time.Millisecond,
 			Final: rapid.IntRange(0, 2).Draw(t, "final") == 0,
 		}
@@ -269,6 +269,10 @@ func drawWorld(t *rapid.T) *world {
 	for range rapid.IntRange(0, 16).Draw(t, "outcomes") {
 		if rapid.IntRange(0, 15).Draw(t, "unreadable") == 0 {
 			w.outcomes = append(w.outcomes, nil)
+			continue
+		}
+		if n := len(w.outcomes); n > 0 && rapid.IntRange(0, 5).Draw(t, "stored twice") == 0 {
+			w.outcomes = append(w.outcomes, w.outcomes[n-1])
 			continue
 		}
 		w.outcomes = append(w.outcomes, &record.OutcomeBlock{
