@@ -186,6 +186,7 @@ func TestAnswersAndTheirOutcomes(t *testing.T) {
 		{"410", delivertest.Answer{Status: 410}, record.Gone, 410, 0, true},
 		{"429 with seconds", delivertest.Answer{Status: 429, Header: http.Header{"Retry-After": {"120"}}}, record.HTTPStatus, 429, 2 * time.Minute, false},
 		{"503 with a date", delivertest.Answer{Status: 503, Header: http.Header{"Retry-After": {at}}}, record.HTTPStatus, 503, 2 * time.Hour, false},
+		{"503 with more seconds than can be said", delivertest.Answer{Status: 503, Header: http.Header{"Retry-After": {"4294967296"}}}, record.HTTPStatus, 503, deliver.MaxRetryAfter, false},
 		{"503 with nonsense", delivertest.Answer{Status: 503, Header: http.Header{"Retry-After": {"-5"}}}, record.HTTPStatus, 503, 0, false},
 		{"500 with a huge body", delivertest.Answer{Status: 500, Body: bytes.Repeat([]byte("x"), 1000), Endless: true}, record.HTTPStatus, 500, 0, false},
 		{"200 with a huge body", delivertest.Answer{Body: bytes.Repeat([]byte("x"), 1000), Endless: true}, "", 200, 0, false},

@@ -117,7 +117,11 @@ func retryAfter(h http.Header, now time.Time) time.Duration {
 	if v == "" {
 		return 0
 	}
-	if s, err := strconv.ParseUint(v, 10, 31); err == nil {
+	if strings.Trim(v, "0123456789") == "" {
+		s, err := strconv.ParseUint(v, 10, 31)
+		if err != nil { // more than can be said in 31 bits is more than the longest wait
+			return deliver.MaxRetryAfter
+		}
 		return time.Duration(s) * time.Second
 	}
 	if at, err := http.ParseTime(v); err == nil && at.After(now) {
