@@ -519,6 +519,8 @@ func refusal(err error) error {
 		return fhir.Refuse(fhir.IssueNoStore, "", "the log is full, so new changes are refused")
 	case errors.Is(err, stream.ErrTooLarge):
 		return fhir.Refuse(fhir.IssueTooLong, "", "the change is too large for one atomic write of the log")
+	case errors.Is(err, stream.ErrRefused):
+		return fhir.Refuse(fhir.IssueInvariant, "", "two entries depend on the same condition or resource, so they cannot be in one transaction")
 	case errors.Is(err, stream.ErrDuplicate):
 		return fhir.Refuse(fhir.IssueConflict, "", "a change with this Idempotency-Key is in the log already; this request wrote nothing")
 	case errors.Is(err, stream.ErrUnavailable), errors.Is(err, stream.ErrClosed):

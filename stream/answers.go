@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -22,6 +23,9 @@ type answers struct {
 	mu      sync.Mutex
 	next    uint64
 	waiting map[string]chan *nats.Msg
+
+	// noRoom: since the server started, a stream on disk refused a write at the engine's limit.
+	noRoom atomic.Bool
 }
 
 // answerTimeout is how long an answer may take before it counts as missing. A synced append
@@ -90,7 +94,11 @@ func (q *asked) await(ctx context.Context, timeout time.Duration) (pubAck, error
 	if err != nil {
 		return pubAck{}, err
 	}
-	return parseAck(m)
+	a, err := parseAck(m)
+	if a.Error != nil && a.Error.noRoom() && a.Stream != LanesName {
+		q.answers.noRoom.Store(true)
+	}
+	return a, err
 }
 
 // message returns the answer as it came, or errNoAnswer with the reason.
@@ -132,7 +140,7 @@ func parseAck(m *nats.Msg) (pubAck, error) {
 		return pubAck{}, fmt.Errorf("%w: acknowledgement cannot be read: %w", errNoAnswer, err)
 	}
 	if a.Error != nil {
-		return pubAck{}, a.Error.err()
+		return a, a.Error.err()
 	}
 	if a.Sequence == 0 {
 		return pubAck{}, fmt.Errorf("%w: acknowledgement without a sequence", errNoAnswer)
@@ -146,6 +154,11 @@ func (s *Server) Publish(ctx context.Context, stream string, m Msg) (Ack, error)
 	wire, _, err := s.prepare(m)
 	if err != nil {
 		return Ack{}, err
+	}
+	if stream != LanesName { // those are in memory
+		if err := s.checkReserve(); err != nil {
+			return Ack{}, fmt.Errorf("publish to %s: %w", m.Subject, err)
+		}
 	}
 	return s.write(ctx, stream, wire)
 }

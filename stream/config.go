@@ -20,7 +20,7 @@ type Config struct {
 	// a free one. Empty opens no listener.
 	Listen     string
 	MaxPayload int          // largest message in bytes, headers included; 0 is 9 MiB
-	MaxStore   int64        // bytes of disk that the streams may use; 0 is what is free less a reserve
+	MaxStore   int64        // bytes of disk that the streams may use; 0 is no limit but the disk
 	MaxMemory  int64        // bytes of memory that memory streams may use; 0 is 256 MiB
 	Replicas   int          // copies of each stream; 0 is 1
 	Log        *slog.Logger // nil discards
@@ -144,6 +144,6 @@ accounts {
   }
 }
 `, q(s.cfg.Name), q(host), port, s.cfg.MaxPayload, q(filepath.Join(s.cfg.Dir, "nats")),
-		s.cfg.MaxMemory, s.maxStore, q(s.core.public), q(s.gate.public),
+		s.cfg.MaxMemory, s.cfg.limit(), q(s.core.public), q(s.gate.public),
 		q("fhir.message.>"), q("fhir.dead.>"), q(FilterEvents), q(FilterIngest), q(s.guest.public), q("cluster:"+s.cfg.Cluster))
 }

@@ -2,8 +2,6 @@ package stream
 
 import (
 	"fmt"
-	"io/fs"
-	"path/filepath"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,29 +20,41 @@ func DiskFree(dir string) (free, total uint64, err error) {
 // 256 MiB. Outcomes, matches and dead letters of what is already accepted live in it.
 func Reserve(total uint64) uint64 { return max(total/50, 256<<20) }
 
-// maxStore is the engine's own limit where none is configured: what it has and what is free,
-// less a quarter of the reserve, so that the engine refuses before the disk does, and ingest
-// (which keeps the whole reserve) before the engine.
-func maxStore(dir string) (int64, error) {
-	free, total, err := DiskFree(dir)
-	if err != nil {
-		return 0, err
+// noLimit is the engine's own limit where none is configured: none. It is fixed when the server
+// starts and one for all streams, so it would refuse outcomes together with events, and for ever,
+// after a disk was enlarged or something else made room on it. The disk itself is asked instead:
+// by Publisher for the whole reserve, by Server.Publish for a quarter of it.
+const noLimit = 1 << 60
+
+// limit is the engine's bound on the bytes of all streams.
+func (c Config) limit() int64 {
+	if c.MaxStore > 0 {
+		return c.MaxStore
 	}
-	limit := int64(free) - int64(Reserve(total)/4) + folderSize(dir)
-	return max(limit, 64<<20), nil
+	return noLimit
 }
 
-// folderSize adds up the files under a folder. What vanishes meanwhile is not counted.
-func folderSize(dir string) int64 {
-	var n int64
-	filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return nil
-		}
-		if info, err := d.Info(); err == nil {
-			n += info.Size()
-		}
+// checkReserve refuses a write that would bring the engine near the end of the disk: there it
+// shuts the stream. With a limit configured the engine refuses by itself.
+func (s *Server) checkReserve() error {
+	if s.cfg.MaxStore > 0 {
 		return nil
-	})
-	return n
+	}
+	free, total, err := DiskFree(s.cfg.Dir)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	if keep := Reserve(total) / 4; free < keep {
+		return fmt.Errorf("%w: %d bytes free, %d kept for the engine", ErrFull, free, keep)
+	}
+	return nil
+}
+
+// checkRoom reports an engine that has refused a write for want of space while the disk has
+// some. A limit that was configured is no such case.
+func (s *Server) checkRoom() error {
+	if !s.answers.noRoom.Load() || s.cfg.MaxStore > 0 || s.checkReserve() != nil {
+		return nil
+	}
+	return fmt.Errorf("%w: the embedded NATS server refuses writes for want of space, and the disk has it", ErrUnavailable)
 }

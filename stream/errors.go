@@ -105,6 +105,11 @@ func (e *apiError) kind() error {
 	return ErrRefused
 }
 
+// noRoom reports whether the engine has met its own limit.
+func (e *apiError) noRoom() bool {
+	return e.ErrCode == errInsufficient || e.ErrCode == errStorageResources
+}
+
 // err is the kind with the engine's own words.
 func (e *apiError) err() error {
 	return fmt.Errorf("%w: %s (%d)", e.kind(), e.Description, e.ErrCode)

@@ -23,6 +23,9 @@ const (
 	followBeat = 5 * time.Second
 	// followIdle removes a consumer whose reader has gone without a word.
 	followIdle = 30 * time.Second
+	// followPatience is how long a reader waits for the acknowledgement of what it sees. It comes
+	// within milliseconds, unless its writer has left.
+	followPatience = time.Second
 )
 
 // Follow calls fn with the messages of a stream from a sequence on, in order, each exactly once,
@@ -30,8 +33,9 @@ const (
 // or fn fails (its error), over restarts of the server too. filters are stored subjects, with
 // wildcards; none means all.
 //
-// Where the stream takes atomic batches nothing is handed over before it is synced; such a
-// stream must have been sealed (ErrNotSealed). ErrGap means that the stream begins after from,
+// Where the stream takes atomic batches nothing is handed over before it is synced, and what no
+// writer waits for any more is sealed after a second; such a stream must have been sealed at start
+// (ErrNotSealed). ErrGap means that the stream begins after from,
 // or ends before from-1: what the reader has is not this log's. (Where messages are removed one by
 // one, as dead letters are, a new reader starts at State's first.)
 func (s *Server) Follow(ctx context.Context, stream string, from record.Sequence, filters []string, fn func([]Message) error) error {
@@ -239,21 +243,59 @@ func (f *follower) handle(ctx context.Context, pushed []*nats.Msg, consumed uint
 	return consumed, nil
 }
 
+// deliver hands over what is synced at once and the rest as it becomes so: a writer waits for
+// its message to be read, and must not wait for another writer's.
 func (f *follower) deliver(ctx context.Context, batch []Message, synced bool) error {
-	if len(batch) == 0 {
+	for len(batch) > 0 {
+		ready := batch
+		if !synced {
+			if err := f.s.awaitSynced(ctx, f.stream, batch[0].Sequence); err != nil {
+				return fmt.Errorf("%w: %w", errFollowAgain, err)
+			}
+			ready = upTo(batch, f.s.Durable(f.stream))
+		}
+		if err := f.fn(ready); err != nil {
+			return err
+		}
+		f.next = ready[len(ready)-1].Sequence + 1
+		batch = batch[len(ready):]
+	}
+	return nil
+}
+
+// upTo is the part of a batch that ends with the sequence.
+func upTo(batch []Message, seq record.Sequence) []Message {
+	n := len(batch)
+	for n > 0 && batch[n-1].Sequence > seq {
+		n--
+	}
+	return batch[:n]
+}
+
+// awaitSynced waits until a message of the log is known to be synced. Nobody notes the
+// acknowledgement of a message whose writer has left, so after a while the log is sealed: the
+// seal's own acknowledgement proves it.
+func (s *Server) awaitSynced(ctx context.Context, stream string, seq record.Sequence) error {
+	patient, cancel := context.WithTimeout(ctx, followPatience)
+	defer cancel()
+	if s.WaitDurable(patient, stream, seq) == nil {
 		return nil
 	}
-	last := batch[len(batch)-1].Sequence
-	if !synced {
-		if err := f.s.WaitDurable(ctx, f.stream, last); err != nil {
-			return fmt.Errorf("%w: %w", errFollowAgain, err)
-		}
+	if stream != Events {
+		return s.WaitDurable(ctx, stream, seq)
 	}
-	if err := f.fn(batch); err != nil {
-		return err
+	select { // the seal of one reader serves all
+	case s.sealing <- struct{}{}:
+		defer func() { <-s.sealing }()
+	case <-ctx.Done():
+		return ctx.Err()
 	}
-	f.next = last + 1
-	return nil
+	if s.Durable(stream) >= seq {
+		return nil
+	}
+	s.log.Debug("the log is sealed, since a writer left without its acknowledgement", "stream", stream, "sequence", seq)
+	_, err := s.Seal(ctx)
+	return err
 }
 
 // flowReply is where a control message wants an answer, if anywhere.

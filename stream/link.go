@@ -33,6 +33,34 @@ type link struct {
 
 	mu   sync.Mutex
 	down chan struct{} // closed when the present connection is lost, then replaced
+	lack time.Time     // since when there is no connection; zero while there is one
+}
+
+// outage is how long a connection may be away before it counts: a reconnect takes some
+// milliseconds, and to restart the server for it would do the harm that it is to repair.
+const outage = 3 * time.Second
+
+// check is nil while the connection is there, or expected back at any moment.
+func (l *link) check(now time.Time) error {
+	if l.nc.IsConnected() {
+		return nil
+	}
+	if l.nc.IsClosed() {
+		return nats.ErrConnectionClosed
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.lack.IsZero() || now.Sub(l.lack) < outage {
+		return nil
+	}
+	return fmt.Errorf("no connection for %s", now.Sub(l.lack).Round(time.Second))
+}
+
+// back notes that the connection is there again.
+func (l *link) back() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lack = time.Time{}
 }
 
 // InProcessConn dials the server that runs now.
@@ -58,6 +86,7 @@ func (s *Server) connect(name string, id identity) (*link, error) {
 		// appear in the log after its caller was told that it failed.
 		nats.ReconnectBufSize(-1),
 		nats.DisconnectErrHandler(func(*nats.Conn, error) { l.lost() }),
+		nats.ReconnectHandler(func(*nats.Conn) { l.back() }),
 		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
 			s.log.Warn("connection inside the process has a problem", "connection", name, "err", err)
 		}),
@@ -75,6 +104,9 @@ func (l *link) lost() {
 	defer l.mu.Unlock()
 	close(l.down)
 	l.down = make(chan struct{})
+	if l.lack.IsZero() {
+		l.lack = time.Now()
+	}
 }
 
 // gone is closed when the connection of this moment is lost.

@@ -41,7 +41,8 @@ const (
 
 // Publisher writes to one stream for many callers at once. What comes while a write is on its
 // way is collected and written together; a lone message goes at once. Messages are stored in
-// the order in which they were handed over.
+// the order in which they were handed over; when the engine refuses some for now, this holds for
+// the messages of one subject.
 type Publisher struct {
 	s       *Server
 	stream  string
@@ -57,6 +58,7 @@ type Publisher struct {
 
 	mu     sync.Mutex
 	queue  []*unit
+	open   map[string]int // messages without an answer, by stored subject
 	bytes  int
 	msgs   int
 	closed bool
@@ -66,11 +68,12 @@ type Publisher struct {
 
 // unit is what is answered together: one message, or a transaction.
 type unit struct {
-	wire  []*nats.Msg
-	src   []Msg
-	size  int
-	done  func([]Ack, error)
-	state atomic.Int32 // queued, taken or withdrawn
+	wire     []*nats.Msg
+	src      []Msg
+	size     int
+	subjects []string // as stored; counted in Publisher.open until the answer
+	done     func([]Ack, error)
+	state    atomic.Int32 // queued, taken or withdrawn
 }
 
 const (
@@ -95,6 +98,7 @@ func NewPublisher(ctx context.Context, s *Server, stream string, opts Options) (
 		batches: info.Config.AllowAtomicPublish,
 		from:    batchFrom,
 		floor:   record.Sequence(info.State.LastSeq),
+		open:    map[string]int{},
 		done:    make(chan struct{}),
 		wake:    make(chan struct{}, 1),
 	}
@@ -115,8 +119,8 @@ func (p *Publisher) Publish(ctx context.Context, m Msg) (Ack, error) {
 }
 
 // PublishAtomic writes all the messages or none, next to each other and in order. At most
-// 1,000 messages and 80 MiB; more is ErrTooLarge. A subject's conditional write must come before
-// any other write of it in the transaction.
+// 1,000 messages and 80 MiB; more is ErrTooLarge. A condition must not speak of a subject that
+// the transaction writes before it, nor two conditions of one subject: that is ErrRefused.
 func (p *Publisher) PublishAtomic(ctx context.Context, ms []Msg) ([]Ack, error) {
 	switch {
 	case len(ms) == 0:
@@ -126,7 +130,63 @@ func (p *Publisher) PublishAtomic(ctx context.Context, ms []Msg) ([]Ack, error) 
 	case len(ms) > 1 && !p.batches:
 		return nil, fmt.Errorf("publish transaction to %s: %w: the stream takes no atomic batches", p.stream, ErrRefused)
 	}
+	if err := contradiction(ms); err != nil {
+		return nil, fmt.Errorf("publish transaction to %s: %w", p.stream, err)
+	}
 	return p.publish(ctx, ms)
+}
+
+// contradiction refuses what the engine can never write and answers as if another writer were in
+// the way: tried again, as that deserves, it would hold up every other writer for Options.Wait.
+func contradiction(ms []Msg) error {
+	written, checked := map[string]bool{}, map[string]bool{}
+	for _, m := range ms {
+		if m.ExpectLast != nil {
+			about := m.about()
+			if written[about] {
+				return fmt.Errorf("%w: condition on %s, which the transaction writes before it", ErrRefused, about)
+			}
+			if checked[about] {
+				return fmt.Errorf("%w: two conditions on %s", ErrRefused, about)
+			}
+			checked[about] = true
+		}
+		written[StoredSubject(m.Subject)] = true
+	}
+	return nil
+}
+
+// about is the stored subject that the message's condition speaks of.
+func (m Msg) about() string {
+	if m.ExpectSubject != "" {
+		return m.ExpectSubject
+	}
+	return StoredSubject(m.Subject)
+}
+
+// Pending reports whether a message of a stored subject (as StoredSubject gives it) is queued or
+// on its way and has no answer yet: then what the log holds of the subject is not its newest
+// state. It turns false right before the answer is given.
+func (p *Publisher) Pending(subject string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.open[subject] > 0
+}
+
+// countLocked notes that a unit's messages wait for an answer.
+func (p *Publisher) countLocked(u *unit) {
+	for _, subject := range u.subjects {
+		p.open[subject]++
+	}
+}
+
+// forgetLocked takes back countLocked, once the unit is answered or withdrawn.
+func (p *Publisher) forgetLocked(u *unit) {
+	for _, subject := range u.subjects {
+		if p.open[subject]--; p.open[subject] <= 0 {
+			delete(p.open, subject)
+		}
+	}
 }
 
 // Enqueue hands a message over without waiting for its answer, which done gets: messages of one
@@ -199,7 +259,13 @@ func (p *Publisher) publish(ctx context.Context, ms []Msg) ([]Ack, error) {
 }
 
 func (p *Publisher) enqueue(ctx context.Context, ms []Msg, done func([]Ack, error)) (*unit, error) {
-	u := &unit{src: ms, done: done, wire: make([]*nats.Msg, len(ms))}
+	u := &unit{src: ms, wire: make([]*nats.Msg, len(ms)), subjects: make([]string, len(ms))}
+	u.done = func(acks []Ack, err error) {
+		p.mu.Lock()
+		p.forgetLocked(u)
+		p.mu.Unlock()
+		done(acks, err)
+	}
 	for i, m := range ms {
 		wire, size, err := p.s.prepare(m)
 		if err != nil {
@@ -208,7 +274,7 @@ func (p *Publisher) enqueue(ctx context.Context, ms []Msg, done func([]Ack, erro
 		if !p.owns(m.Subject) {
 			return nil, fmt.Errorf("publish to %s: %w: not a subject of %s", m.Subject, ErrRefused, p.stream)
 		}
-		u.wire[i] = wire
+		u.wire[i], u.subjects[i] = wire, StoredSubject(m.Subject)
 		u.size += size
 	}
 	if u.size > maxTransaction {
@@ -223,6 +289,7 @@ func (p *Publisher) enqueue(ctx context.Context, ms []Msg, done func([]Ack, erro
 		// A unit larger than the bounds still gets in when it is alone.
 		if len(p.queue) == 0 || p.msgs+len(ms) <= maxQueued && p.bytes+u.size <= maxQueuedBytes {
 			p.queue = append(p.queue, u)
+			p.countLocked(u)
 			p.msgs += len(ms)
 			p.bytes += u.size
 			p.mu.Unlock()
@@ -291,6 +358,7 @@ func (p *Publisher) next() []*unit {
 		p.msgs -= len(u.wire)
 		p.bytes -= u.size
 		if !u.state.CompareAndSwap(queued, taken) {
+			p.forgetLocked(u)
 			continue // its caller has left
 		}
 		g = append(g, u)
@@ -314,13 +382,7 @@ func (p *Publisher) next() []*unit {
 // before it: the engine checks a whole batch against the log as it was before the batch.
 func (u *unit) mustWait(written map[string]bool) bool {
 	m := u.src[0]
-	if m.ExpectLast == nil {
-		return false
-	}
-	if m.ExpectSubject != "" {
-		return written[m.ExpectSubject]
-	}
-	return written[StoredSubject(m.Subject)]
+	return m.ExpectLast != nil && written[m.about()]
 }
 
 // commit writes a group and answers all of it.
@@ -383,19 +445,56 @@ func (p *Publisher) write(g []*unit) (open []*unit, why error) {
 	return p.singles(g)
 }
 
-// singles sends each message by itself, all of them before the first answer.
+// singles sends each message by itself, in flights: what could not be written is tried again, so
+// what follows it must not have gone already.
 func (p *Publisher) singles(g []*unit) (open []*unit, why error) {
 	deadline := time.Now().Add(p.opts.Wait) // for all of them: a silent engine is silent to all
-	asks := make([]*asked, len(g))
-	errs := make([]error, len(g))
+	for len(g) > 0 {
+		n := flightOf(g)
+		if open, why = p.flight(g[:n], deadline); len(open) > 0 {
+			return append(open, g[n:]...), why
+		}
+		g = g[n:]
+	}
+	return nil, nil
+}
+
+// flightOf is how many of the messages may be on their way together. The engine can refuse one
+// for now, as when it is starting, and take the next: so of each subject there is one in a flight.
+func flightOf(g []*unit) int {
+	out := make(map[string]bool, len(g))
 	for i, u := range g {
-		asks[i], errs[i] = p.s.answers.send(u.wire[0])
+		subject := StoredSubject(u.src[0].Subject)
+		if out[subject] {
+			return i
+		}
+		out[subject] = true
+	}
+	return len(g)
+}
+
+// flight sends messages, all of them before the first answer, and none after one that could not
+// be sent.
+func (p *Publisher) flight(g []*unit, deadline time.Time) (open []*unit, why error) {
+	asks := make([]*asked, 0, len(g))
+	var unsent error
+	for _, u := range g {
+		q, err := p.s.answers.send(u.wire[0])
+		if unsent = err; err != nil {
+			break
+		}
+		asks = append(asks, q)
 	}
 	for i, u := range g {
 		var a pubAck
-		err := errs[i]
-		if err == nil {
+		var err error
+		switch {
+		case i < len(asks):
 			a, err = asks[i].await(p.ctx, time.Until(deadline))
+		case i == len(asks):
+			err = unsent
+		default:
+			err = fmt.Errorf("%w: held back", ErrUnavailable)
 		}
 		switch {
 		case err == nil:

@@ -23,13 +23,12 @@ import (
 // Server is the embedded JetStream server with its connections inside the process. Its methods
 // may be called from any goroutine.
 type Server struct {
-	cfg      Config
-	log      *slog.Logger
-	core     identity // the user of CORE: ours
-	gate     identity // the user of EDGE that answers ingest requests
-	guest    identity // the user of EDGE that everyone at the listener is
-	maxStore int64
-	listen   string // as configured, then with the port that was picked
+	cfg    Config
+	log    *slog.Logger
+	core   identity // the user of CORE: ours
+	gate   identity // the user of EDGE that answers ingest requests
+	guest  identity // the user of EDGE that everyone at the listener is
+	listen string   // as configured, then with the port that was picked
 
 	nc      *link // requests and acknowledgements
 	feed    *link // what readers follow, so that a long catch-up does not delay acknowledgements
@@ -43,7 +42,9 @@ type Server struct {
 	closed    bool
 	mu        sync.Mutex
 	srv       *server.Server
+	whole     atomic.Bool // the last start or Restart was brought to its end
 
+	sealing   chan struct{} // held by the reader that seals
 	declared  atomic.Bool
 	lanesMu   sync.Mutex
 	places    int // MaxAckPending of lanes; 0 before DeclareLanes
@@ -54,6 +55,12 @@ type Server struct {
 // startTimeout bounds how long the server may take to recover its streams.
 const startTimeout = 5 * time.Minute
 
+// Bounds of the steps of a Restart, so that the next may be tried.
+const (
+	stopTimeout    = time.Minute // closing the files of a slow disk
+	connectTimeout = 30 * time.Second
+)
+
 // Start starts the server and connects to it. The caller closes it. ctx bounds the start alone.
 // An address in use, a damaged store and a folder that cannot be written are errors.
 func Start(ctx context.Context, cfg Config) (*Server, error) {
@@ -61,7 +68,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, log: cfg.Log, listen: cfg.Listen, durable: map[string]*durability{}}
+	s := &Server{cfg: cfg, log: cfg.Log, listen: cfg.Listen, sealing: make(chan struct{}, 1), durable: map[string]*durability{}}
 	for _, id := range []*identity{&s.core, &s.gate, &s.guest} {
 		if *id, err = newIdentity(); err != nil {
 			return nil, err
@@ -77,6 +84,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 		s.stop(context.WithoutCancel(ctx))
 		return nil, err
 	}
+	s.whole.Store(true)
 	return s, nil
 }
 
@@ -89,13 +97,7 @@ func (s *Server) openFolder() error {
 	if err := os.Chmod(s.cfg.Dir, 0o700); err != nil {
 		return fmt.Errorf("close data folder to others: %w", err)
 	}
-	s.maxStore = s.cfg.MaxStore
-	if s.maxStore > 0 {
-		return nil
-	}
-	limit, err := maxStore(s.cfg.Dir)
-	s.maxStore = limit
-	return err
+	return nil
 }
 
 // run starts a server and waits until it serves, or says why it cannot.
@@ -124,10 +126,10 @@ func (s *Server) run(ctx context.Context) error {
 		return err
 	}
 	<-started
+	s.mu.Lock()
 	if s.cfg.Listen != "" {
 		s.listen = srv.Addr().String()
 	}
-	s.mu.Lock()
 	s.srv = srv
 	s.mu.Unlock()
 	return nil
@@ -227,7 +229,9 @@ func (s *Server) running() *server.Server {
 }
 
 // Healthy is nil while every stream can be written. After a write error or a full disk the
-// engine keeps a stream, or all of them, shut until the server is started anew: Restart does.
+// engine keeps a stream, or all of them, shut until the server is started anew: Restart does. A
+// Restart that failed half-way counts as an error, and so does an engine that says it has no room
+// while the disk has; a lost connection does after three seconds.
 func (s *Server) Healthy() error {
 	srv := s.running()
 	if srv == nil {
@@ -239,34 +243,69 @@ func (s *Server) Healthy() error {
 	if h := srv.Healthz(&server.HealthzOptions{}); h.Error != "" {
 		return fmt.Errorf("%w: %s", ErrUnavailable, h.Error)
 	}
-	if !s.nc.nc.IsConnected() || !s.feed.nc.IsConnected() || !s.edge.nc.IsConnected() {
-		return fmt.Errorf("%w: not connected to the embedded NATS server", ErrUnavailable)
+	if !s.whole.Load() {
+		return fmt.Errorf("%w: the embedded NATS server was not started to the end", ErrUnavailable)
 	}
-	return nil
+	for _, l := range []*link{s.nc, s.feed, s.edge} {
+		if err := l.check(time.Now()); err != nil {
+			return fmt.Errorf("%w: not connected to the embedded NATS server: %w", ErrUnavailable, err)
+		}
+	}
+	return s.checkRoom()
 }
 
 // Restart stops the embedded server and starts it anew on the same folder and address, as a
 // stream that had a write error needs. Connections come back by themselves, streams and lanes
 // are declared again, and the log is sealed. Lanes have forgotten their tokens: Tokens returns
-// ErrReset. When Restart fails the server is down, and Restart may be called again.
+// ErrReset. When Restart fails the server is down or not prepared, Healthy says so, and Restart
+// may be called again. One whose ctx has ended already changes nothing.
 func (s *Server) Restart(ctx context.Context) error {
 	s.lifecycle.Lock()
 	defer s.lifecycle.Unlock()
 	if s.closed {
 		return ErrClosed
 	}
-	s.stop(ctx)
-	if err := s.openFolder(); err != nil { // the limit follows the space that is free now
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("restart the embedded NATS server: %w", err)
+	}
+	s.whole.Store(false)
+	if err := s.replace(ctx); err != nil {
+		return err
+	}
+	if err := s.prepareLog(ctx); err != nil {
+		return fmt.Errorf("restart the embedded NATS server: %w", err)
+	}
+	s.answers.noRoom.Store(false)
+	s.whole.Store(true)
+	return nil
+}
+
+// replace stops the server, runs another, and waits until the connections have found it.
+func (s *Server) replace(ctx context.Context) error {
+	stopping, cancel := context.WithTimeout(ctx, stopTimeout)
+	defer cancel()
+	// Two servers must never have the same folder open.
+	if err := s.stop(stopping); err != nil {
+		return err
+	}
+	if err := s.openFolder(); err != nil {
 		return err
 	}
 	if err := s.run(ctx); err != nil {
 		return err
 	}
+	ctx, cancel = context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
 	for _, l := range []*link{s.nc, s.feed, s.edge} {
 		if err := l.await(ctx, s.running()); err != nil {
 			return err
 		}
 	}
+	return nil
+}
+
+// prepareLog declares again what was declared before.
+func (s *Server) prepareLog(ctx context.Context) error {
 	if s.declared.Load() {
 		if err := s.Declare(ctx); err != nil {
 			return err
@@ -310,11 +349,10 @@ func (s *Server) Close(ctx context.Context) error {
 
 // stop shuts the server down. A single node has no leadership to hand over and its clients no
 // other node to go to, so there is no lame duck.
+// It may be called again when ctx ended before the server did: until then the server has its files
+// open.
 func (s *Server) stop(ctx context.Context) error {
-	s.mu.Lock()
-	srv := s.srv
-	s.srv = nil
-	s.mu.Unlock()
+	srv := s.running()
 	if srv == nil {
 		return nil
 	}
@@ -326,6 +364,9 @@ func (s *Server) stop(ctx context.Context) error {
 	}()
 	select {
 	case <-done:
+		s.mu.Lock()
+		s.srv = nil
+		s.mu.Unlock()
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("stop the embedded NATS server: %w", ctx.Err())
@@ -342,7 +383,12 @@ func (s *Server) Seal(ctx context.Context) (record.Sequence, error) {
 	if err != nil {
 		return 0, err
 	}
-	ack, err := s.Publish(ctx, Events, Msg{Subject: ControlSubject("start"), Data: data})
+	wire, _, err := s.prepare(Msg{Subject: ControlSubject("start"), Data: data})
+	if err != nil {
+		return 0, fmt.Errorf("seal %s: %w", Events, err)
+	}
+	// Past the check of the reserve: what is in the log can be read on a full disk too.
+	ack, err := s.write(ctx, Events, wire)
 	if err != nil {
 		return 0, fmt.Errorf("seal %s: %w", Events, err)
 	}
