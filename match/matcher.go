@@ -33,7 +33,9 @@ type matcher struct {
 	// State of the evaluation under way.
 	began  time.Time
 	asked  int
-	failed map[*search.Criteria]error
+	seen   uint64                     // work that was done when the clock was last read
+	over   bool                       // the budget is used up
+	failed map[*search.Criteria]error // what could not be decided, and why
 }
 
 func newMatcher(r *Runner) *matcher {
@@ -152,16 +154,16 @@ func (m *matcher) reset() { m.resource.Reset(m.tree, m.envelope) }
 
 // evaluate asks the index. A criteria that panics must not take the event from the others, and
 // a pause of the machine must not be blamed on the event; so after a fault everything is asked
-// once more, each criteria for itself. reason says what is wrong if that fails too.
+// once more, each criteria for itself. reason says what is wrong if that fails too. A criteria
+// that takes more steps than it has is a failure of its own, and stays one.
 func (m *matcher) evaluate(c *record.Change) (hits []index.Hit, reason string) {
-	hits, fault := m.ask(c, m.check)
-	if fault == nil {
-		return hits, ""
-	}
-	m.r.Log.Error("evaluation failed, trying each criteria alone", "partition", m.r.Partition, "event", c.Sequence, "err", fault)
 	m.failed = map[*search.Criteria]error{}
-	defer func() { m.failed = nil }()
-	hits, fault = m.ask(c, m.checkAlone)
+	hits, fault := m.ask(c, m.check)
+	if fault != nil {
+		m.r.Log.Error("evaluation failed, trying each criteria alone", "partition", m.r.Partition, "event", c.Sequence, "err", fault)
+		clear(m.failed)
+		hits, fault = m.ask(c, m.checkAlone)
+	}
 	if fault != nil {
 		return nil, fault.Error()
 	}
@@ -174,11 +176,12 @@ func (m *matcher) evaluate(c *record.Change) (hits []index.Hit, reason string) {
 
 // blame says which Subscriptions could not be asked.
 func (m *matcher) blame(c *record.Change) string {
-	var cause error
+	var causes []string
 	for _, err := range m.failed {
-		cause = err
-		break
+		causes = append(causes, err.Error())
 	}
+	slices.Sort(causes)
+	cause := strings.Join(slices.Compact(causes), "; ")
 	failed := func(criteria *search.Criteria, _ *search.Resource) bool { return m.failed[criteria] != nil }
 	var ids []string
 	hits, fault := m.ask(c, failed)
@@ -186,7 +189,7 @@ func (m *matcher) blame(c *record.Change) string {
 		ids = append(ids, string(h.ID))
 	}
 	if fault != nil {
-		return cause.Error()
+		return cause
 	}
 	if len(ids) > 10 {
 		ids = append(ids[:10], fmt.Sprintf("and %d more", len(ids)-10))
@@ -202,7 +205,7 @@ func (m *matcher) ask(c *record.Change, verify index.Verify) (hits []index.Hit, 
 			m.reset()
 		}
 	}()
-	m.began, m.asked = time.Now(), 0
+	m.began, m.asked, m.seen, m.over = time.Now(), 0, m.resource.Work(), false
 	m.hits = m.r.Index.Match(c.Sequence, c.Time, c.Interaction, m.resource, verify, m.hits[:0])
 	return m.hits, nil
 }
@@ -213,26 +216,48 @@ var errBudget = errors.New("the evaluation exceeded its time")
 
 // check asks a criteria, while the budget lasts.
 func (m *matcher) check(c *search.Criteria, r *search.Resource) bool {
-	const often = 16 // reading the clock costs as much as a criteria
-	if m.asked++; m.asked%often == 0 && time.Since(m.began) > m.budget() {
+	if m.late() {
 		panic(errBudget)
 	}
-	return c.Match(r)
+	return m.decide(c, r)
 }
 
-// checkAlone asks a criteria and notes a panic of its own.
+// late reports whether the budget is used up. Reading the clock costs as much as an ordinary
+// criteria, so it is read at some of them only, and whenever much was done since the last time.
+func (m *matcher) late() bool {
+	const often, much = 16, 1 << 16
+	work := m.resource.Work()
+	if m.asked++; m.over || m.asked%often != 0 && work-m.seen < much {
+		return m.over
+	}
+	m.seen = work
+	m.over = time.Since(m.began) > m.budget()
+	return m.over
+}
+
+// decide asks a criteria and notes if it cannot be decided.
+func (m *matcher) decide(c *search.Criteria, r *search.Resource) bool {
+	met, err := c.Decide(r)
+	if err != nil {
+		m.failed[c] = err
+	}
+	return met
+}
+
+// checkAlone asks a criteria and notes a panic of its own. Those that the budget does not reach
+// are noted as well, without being asked: what was found until then is found.
 func (m *matcher) checkAlone(c *search.Criteria, r *search.Resource) (met bool) {
 	defer func() {
-		switch p := recover(); p {
-		case nil:
-		case errBudget:
-			panic(p)
-		default:
+		if p := recover(); p != nil {
 			met, m.failed[c] = false, m.fault(p)
 			m.reset()
 		}
 	}()
-	return m.check(c, r)
+	if m.late() {
+		m.failed[c] = m.fault(errBudget)
+		return false
+	}
+	return m.decide(c, r)
 }
 
 func (m *matcher) budget() time.Duration {

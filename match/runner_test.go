@@ -335,8 +335,9 @@ func TestAnEventMayNotTakeForever(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				c := compile(t, "Patient?_id=r1")
+				c := compile(t, "Patient?_id=r1,r2")
 				x := fakeIndex(func(at record.Sequence, r *search.Resource, verify index.Verify) []index.Hit {
+					met := false
 					slow := at == 1 && test.slow > 0
 					if slow {
 						test.slow--
@@ -345,7 +346,10 @@ func TestAnEventMayNotTakeForever(t *testing.T) {
 						if slow {
 							time.Sleep(time.Second)
 						}
-						verify(c, r)
+						met = verify(c, r)
+					}
+					if !met {
+						return nil
 					}
 					return []index.Hit{{ID: "s", Birth: 1, Version: 1}}
 				})
@@ -367,6 +371,104 @@ func TestAnEventMayNotTakeForever(t *testing.T) {
 			})
 		})
 	}
+}
+
+// One long name and a few criteria of many values once stalled a partition for minutes, and took
+// the event from every Subscription.
+func TestACriteriaThatIsTooCostlyLosesTheEventForItselfAlone(t *testing.T) {
+	x := index.New()
+	put := func(id fhir.ID, criteria string) {
+		x.Put(index.Entry{ID: id, Birth: 1, Version: 1, Interactions: []fhir.Interaction{fhir.Update}, Criteria: compile(t, criteria)})
+	}
+	for i := range 3 {
+		var words []string
+		for n := range 915 {
+			words = append(words, fmt.Sprintf("%c%c%c", 'b'+i+n/600, 'b'+n/25%24, 'b'+n%25))
+		}
+		put(fhir.ID(fmt.Sprintf("costly%d", i)), "Patient?family="+strings.Join(words, ","))
+	}
+	put("type", "Patient?")
+	put("word", "Patient?family=zz")
+	l := newFakeLog()
+	l.foreign(1)
+	l.write(record.Change{Interaction: fhir.Update, Event: record.Event{
+		Body: []byte(`{"resourceType":"Patient","name":[{"family":"` + strings.Repeat("a ", 4<<20) + `zz"}]}`)}})
+	l.write(update())
+	synctest.Test(t, func(t *testing.T) {
+		l.moved = make(chan struct{})
+		defer start(newRunner(l, x))()
+		l.await(l.complete)
+	})
+	var got []string
+	for _, b := range l.chain() {
+		for _, m := range b.Matches {
+			got = append(got, fmt.Sprint(m.Event, m.Subscription))
+		}
+	}
+	if want := []string{"2type", "2word", "3type"}; !slices.Equal(got, want) {
+		t.Errorf("matched %v, want %v", got, want)
+	}
+	if len(l.aside) != 1 || !strings.HasSuffix(l.aside[0].reason, "not asked: Subscription costly0, costly1, costly2") {
+		t.Errorf("set aside %v", l.aside)
+	}
+}
+
+// The budget ends the second round as well, but what was found until then is found.
+func TestAnEventThatIsSlowTwiceIsLostOnlyForThoseThatWereNotAsked(t *testing.T) {
+	var criteria []*search.Criteria
+	for i := range 40 {
+		criteria = append(criteria, compile(t, fmt.Sprintf("Patient?_id=r1,x%d", i)))
+	}
+	synctest.Test(t, func(t *testing.T) {
+		x := fakeIndex(func(_ record.Sequence, r *search.Resource, verify index.Verify) (hits []index.Hit) {
+			for i, c := range criteria {
+				time.Sleep(time.Second)
+				if verify(c, r) {
+					hits = append(hits, index.Hit{ID: fhir.ID(fmt.Sprintf("s%02d", i)), Birth: 1, Version: 1})
+				}
+			}
+			return hits
+		})
+		l := newFakeLog()
+		l.write(update())
+		defer start(newRunner(l, x))()
+		l.await(l.complete)
+		var got []string
+		for _, b := range l.chain() {
+			for _, m := range b.Matches {
+				got = append(got, string(m.Subscription))
+			}
+		}
+		if len(got) != 15 || got[0] != "s00" || got[14] != "s14" { // the clock is read at the sixteenth
+			t.Errorf("matched %v", got)
+		}
+		if len(l.aside) != 1 || !strings.Contains(l.aside[0].reason, "not asked: Subscription s15, s16") {
+			t.Errorf("set aside %v", l.aside)
+		}
+	})
+}
+
+func TestTheClockIsReadAtEachCriteriaOfALargeBody(t *testing.T) {
+	first, second := compile(t, "Patient?family=a"), compile(t, "Patient?family=b")
+	body := []byte(`{"resourceType":"Patient","name":[{"family":"` + strings.Repeat("c ", 1<<19) + `"}]}`)
+	synctest.Test(t, func(t *testing.T) {
+		x := fakeIndex(func(_ record.Sequence, r *search.Resource, verify index.Verify) (hits []index.Hit) {
+			for _, c := range []*search.Criteria{first, second} {
+				if verify(c, r) {
+					hits = append(hits, index.Hit{ID: "s", Birth: 1, Version: 1})
+				}
+				time.Sleep(20 * time.Second)
+			}
+			return hits
+		})
+		l := newFakeLog()
+		l.write(record.Change{Interaction: fhir.Update, Event: record.Event{Body: body}})
+		defer start(newRunner(l, x))()
+		l.await(l.complete)
+		if len(l.aside) != 1 || !strings.Contains(l.aside[0].reason, "exceeded its time") {
+			t.Errorf("set aside %v", l.aside)
+		}
+	})
 }
 
 func TestABlockHasAtMostAMebibyte(t *testing.T) {

@@ -147,6 +147,8 @@ func (r *reader) extension(x extension, honour bool) {
 		r.medplum = true
 	}
 	switch what := unsupportedExtension(x.url); {
+	case what != "" && x.members["valueBoolean"] == false:
+		// Switched off: it asks for nothing.
 	case what != "":
 		r.refuse(IssueNotSupported, x.at, "extension %s: %s not supported by this version", clip(x.url), what)
 	case !honouredExtension(x.url):

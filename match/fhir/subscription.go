@@ -211,7 +211,9 @@ func (r *reader) channel(root map[string]any) {
 	c := &r.sub.Channel
 	c.Type = r.text(channel, "type", at)
 	c.Endpoint = r.text(channel, "endpoint", at)
-	c.Payload = r.text(channel, "payload", at)
+	if channel["payload"] != "" { // as with HAPI, a blank one asks for no body
+		c.Payload = r.text(channel, "payload", at)
+	}
 	c.Headers = r.headers(channel)
 	r.extensions(channel, at, true)
 	r.siblings(channel, at)

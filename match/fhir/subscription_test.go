@@ -105,9 +105,36 @@ func TestEveryJSONSpellingIsSentAsFHIRJSON(t *testing.T) {
 			t.Errorf("%s is sent as %q", payload, got)
 		}
 	}
-	s := parse(t, with(t, `"payload":"application/fhir+json",`, ""))
-	if err := s.Validate(rules); err != nil || s.Channel.ContentType() != "" {
-		t.Errorf("without payload: %v, sent as %q", err, s.Channel.ContentType())
+}
+
+func TestWithoutAPayloadOrWithABlankOneNoBodyIsSent(t *testing.T) {
+	for _, payload := range []string{"", `"payload":"",`, `"payload":"  ",`} {
+		s := parse(t, with(t, `"payload":"application/fhir+json",`, payload))
+		if err := s.Validate(rules); err != nil || s.Channel.ContentType() != "" {
+			t.Errorf("with %s: %v, sent as %q", payload, err, s.Channel.ContentType())
+		}
+	}
+}
+
+// Servers that keep an ended Subscription do so as off or error, and so does a mirror of them.
+func TestAnEndedSubscriptionMayBeKeptButNotSwitchedOn(t *testing.T) {
+	for status, ok := range map[string]bool{"off": true, "error": true, "requested": false, "active": false} {
+		body := with(t, `"status":"requested"`, fmt.Sprintf(`"status":%q,"end":"2020-01-01T00:00:00Z"`, status))
+		if err := parse(t, body).Validate(rules); (err == nil) != ok {
+			t.Errorf("%s: %v", status, err)
+		}
+	}
+}
+
+func TestAnUnsupportedExtensionThatIsSwitchedOffIsAccepted(t *testing.T) {
+	const strip = "http://hapifhir.io/fhir/StructureDefinition/subscription-resthook-strip-version-ids"
+	for value, ok := range map[string]bool{
+		`"valueBoolean":false`: true, `"valueBoolean":true`: false, `"valueString":"false"`: false, `"valueBoolean":"false"`: false,
+	} {
+		err := parse(t, withExtension(t, fmt.Sprintf(`{"url":%q,%s}`, strip, value))).Validate(rules)
+		if (err == nil) != ok {
+			t.Errorf("%s: %v", value, err)
+		}
 	}
 }
 

@@ -33,13 +33,15 @@ const (
 
 // Validate says whether a Subscription may be stored: nil, or an *Error with every issue at
 // once. A Subscription that is off or in error is held to the same rules, so that switching it
-// on cannot bring to light what was wrong all along. reason is not demanded, though R4 has it
-// as 1..1: the servers that users come from do not.
+// on cannot bring to light what was wrong all along; only its end may have passed. reason is
+// not demanded, though R4 has it as 1..1: the servers that users come from do not.
 func (s *Subscription) Validate(rules Rules) error {
 	c := check{issues: slices.Clone(s.issues)}
 	c.id(s.ID)
 	c.status(s.Status)
-	c.end(s.End, rules.Now)
+	if s.Status != StatusOff && s.Status != StatusError { // one that has ended may be kept, and mirrored
+		c.end(s.End, rules.Now)
+	}
 	c.criteria(s.Criteria, rules.Compile)
 	c.channel(s.Channel, rules)
 	if len(c.issues) == 0 {
@@ -202,7 +204,7 @@ func (c *check) adopt(err error, at string) {
 // payload accepts every spelling of JSON that HAPI accepts.
 func (c *check) payload(payload string) {
 	const at = "Subscription.channel.payload"
-	if payload == "" {
+	if strings.TrimSpace(payload) == "" {
 		return
 	}
 	name, parameters, err := mime.ParseMediaType(strings.ReplaceAll(strings.TrimSpace(payload), "fhir json", "fhir+json"))

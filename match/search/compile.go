@@ -21,6 +21,7 @@ const (
 // accepted without effect, with these modifiers.
 var resultParameters = map[string][]string{
 	"_format": nil, "_pretty": nil, "_summary": nil, "_elements": nil, "_count": nil, "_total": nil,
+	"_offset": nil, "_fields": nil, "_cursor": nil, // HAPI's and Medplum's own
 	"_sort":       {"asc", "desc"},
 	"_include":    {"iterate", "recurse"},
 	"_revinclude": {"iterate", "recurse"},
@@ -347,6 +348,7 @@ func (c *compiler) condition(source, value string) (*condition, error) {
 	}
 	slices.Sort(texts)
 	out.text = c.param.code + c.suffix() + "=" + strings.Join(slices.Compact(texts), ",")
+	out.prepare()
 	return out, nil
 }
 

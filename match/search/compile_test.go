@@ -31,6 +31,9 @@ func TestCompileRefusesWhatItDoesNotUnderstand(t *testing.T) {
 		{"http://elsewhere.example/fhir/Patient?gender=male", no, "topic"},
 		{"urn:uuid:1", no, "topic"},
 		{"Patient\xff", bad, "UTF-8"},
+		{"Patient?_id=Observation/o1", bad, "must be an id"},
+		{"Patient?_id=a_b", bad, "must be an id"},
+		{"Patient?_id:not=Patient/", bad, "must be an id"},
 		{"Patient?gendre=male", no, `parameter "gendre" at position 9: Patient has no such search parameter; did you mean gender?`},
 		{"Patient?gender=male&nope=1", no, `"nope" at position 21: Patient has no such`},
 		{"  Patient?nope=1", no, "at position 11"},
@@ -133,7 +136,7 @@ func TestResultParametersHaveNoEffect(t *testing.T) {
 	plain := compiled(t, d, "Patient?gender=male")
 	for _, q := range []string{"_format=json", "_pretty=true", "_summary=data", "_elements=id", "_sort=-date", "_sort:desc=date",
 		"_count=1", "_total=none", "_include=Patient:organization", "_include:iterate=*", "_revinclude=Observation:patient",
-		"_revinclude:recurse=x", "_count="} {
+		"_revinclude:recurse=x", "_count=", "_offset=20", "_fields=name", "_cursor=abc"} {
 		if got := compiled(t, d, "Patient?"+q+"&gender=male").Canonical(); got != plain.Canonical() {
 			t.Errorf("%s: %s", q, got)
 		}

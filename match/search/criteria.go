@@ -35,6 +35,10 @@ type condition struct {
 	spans      []wantSpan
 	amounts    []wantAmount
 	uris       []wantURI
+
+	// What values are found by; see prepare.
+	lookup lookup
+	starts prefixes
 }
 
 // String is the criteria as it was written.
@@ -57,18 +61,34 @@ func (c *Criteria) Types() []string {
 	return out
 }
 
-// Match reports whether a resource meets the criteria.
+// Match reports whether a resource meets the criteria. One that cannot be decided does not;
+// who has to tell the two apart asks Decide.
 func (c *Criteria) Match(r *Resource) bool {
+	met, _ := c.Decide(r)
+	return met
+}
+
+// Decide reports whether a resource meets the criteria. The error is ErrTooCostly where that
+// takes more steps than one evaluation has; it is the same on every node. No resource that is
+// somebody's record comes near it: it takes megabytes of values and hundreds of wanted ones.
+func (c *Criteria) Decide(r *Resource) (met bool, err error) {
 	if !c.hasType(r) {
-		return false
+		return false, nil
 	}
 	for i := range c.conditions {
-		if !c.conditions[i].met(r) {
-			return false
+		met, ok := c.conditions[i].met(r, c.share())
+		switch {
+		case !ok: // one that is not met still decides, so that the order of conditions does not
+			err = ErrTooCostly
+		case !met:
+			return false, nil
 		}
 	}
-	return true
+	return err == nil, err
 }
+
+// share is the steps that each condition has.
+func (c *Criteria) share() int { return maxSteps / max(1, len(c.conditions)) }
 
 func (c *Criteria) hasType(r *Resource) bool {
 	switch {
@@ -85,67 +105,53 @@ func (c *Criteria) hasType(r *Resource) bool {
 	return false
 }
 
-// met decides a condition. Every value of the resource is held against every value that is
-// asked for.
-func (c *condition) met(r *Resource) bool {
+// met decides a condition; ok is false if that takes more steps than there are. Every value
+// of the resource is held against every value that is asked for.
+func (c *condition) met(r *Resource, steps int) (met, ok bool) {
 	s := r.values(c.param)
 	if c.missing {
-		return s.present != c.wanted
+		return s.present != c.wanted, true
 	}
-	return c.hit(r, s) != c.negate
+	r.spent, r.limit = 0, steps
+	hit := c.hit(r, s)
+	ok = r.spent <= r.limit
+	return ok && hit != c.negate, ok
 }
 
 func (c *condition) hit(r *Resource, s *slot) bool {
 	switch c.param.kind {
 	case kindToken:
-		return some(c.tokens, r.tokens[s.from:s.to], (*wantToken).match)
+		return some(r, &c.lookup, c.tokens, r.tokens[s.from:s.to], (*Resource).tokenKey, (*wantToken).match)
 	case kindString:
-		for i := s.from; i < s.to; i++ {
-			for k := range c.texts {
-				if c.texts[k].match(&r.texts[i], c.modifier) {
-					return true
-				}
-			}
-		}
-		return false
+		return c.hitText(r, r.texts[s.from:s.to])
 	case kindReference:
+		values := r.references[s.from:s.to]
 		if c.modifier == "identifier" {
-			return c.hitIdentifier(r.references[s.from:s.to])
+			return some(r, &c.lookup, c.tokens, values, (*Resource).identifierKey, (*wantToken).matchIdentifier)
 		}
-		return some(c.references, r.references[s.from:s.to], (*wantReference).match)
+		return some(r, &c.lookup, c.references, values, (*Resource).referenceKey, (*wantReference).match)
 	case kindDate:
-		return some(c.spans, r.spans[s.from:s.to], (*wantSpan).match)
+		return someInOrder(r, c.spans, r.spans[s.from:s.to], (*wantSpan).match, spanCost)
 	case kindURI:
-		return some(c.uris, r.uris[s.from:s.to], (*wantURI).match)
+		return some(r, &c.lookup, c.uris, r.uris[s.from:s.to], (*Resource).uriKey, (*wantURI).match)
 	}
-	return some(c.amounts, r.amounts[s.from:s.to], (*wantAmount).match)
+	return someInOrder(r, c.amounts, r.amounts[s.from:s.to], (*wantAmount).match, amountCost)
 }
 
-func (c *condition) hitIdentifier(values []reference) bool {
-	for i := range values {
-		id := &values[i].identifier
-		if id.system == nil && id.code == nil {
-			continue
-		}
-		for k := range c.tokens {
-			if c.tokens[k].match(id) {
-				return true
-			}
-		}
+func (c *condition) hitText(r *Resource, values []text) bool {
+	switch c.modifier {
+	case "exact":
+		return some(r, &c.lookup, c.texts, values, (*Resource).textKey, (*wantText).equals)
+	case "contains":
+		return c.containsText(r, values)
 	}
-	return false
+	return c.startsText(r, values)
 }
 
-// some reports whether one of the wants is met by one of the values.
-func some[W, V any](wants []W, values []V, match func(*W, *V) bool) bool {
-	for i := range values {
-		for k := range wants {
-			if match(&wants[k], &values[i]) {
-				return true
-			}
-		}
-	}
-	return false
+// matchIdentifier compares the identifier of a reference that has one.
+func (w *wantToken) matchIdentifier(v *reference) bool {
+	id := &v.identifier
+	return (id.system != nil || id.code != nil) && w.match(id)
 }
 
 // Condition is what Explain says about one condition of a criteria.
@@ -171,7 +177,7 @@ func (c *Criteria) Explain(r *Resource) []Condition {
 	}
 	out := []Condition{first}
 	for i := range c.conditions {
-		out = append(out, c.conditions[i].explain(r))
+		out = append(out, c.conditions[i].explain(r, c.share()))
 	}
 	return out
 }
@@ -183,14 +189,16 @@ func (c *Criteria) typeText() string {
 	return strings.Join(c.Types(), ",")
 }
 
-func (c *condition) explain(r *Resource) Condition {
-	met := c.met(r)
+func (c *condition) explain(r *Resource, steps int) Condition {
+	met, ok := c.met(r, steps)
 	s := r.values(c.param)
 	out := Condition{Text: c.source, Met: met, Found: c.found(r, s)}
 	if met {
 		return out
 	}
 	switch {
+	case !ok:
+		out.Note = ErrTooCostly.Error()
 	case c.missing && c.wanted:
 		out.Note = "there is a value in the resource"
 	case c.negate:

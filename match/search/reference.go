@@ -130,13 +130,25 @@ func (r *Resource) refersTo(n json.Node, typ string) bool {
 	return string(t[bytes.LastIndexByte(t, '/')+1:]) == typ
 }
 
+// containedID is a contained resource and its id.
+type containedID struct {
+	id   []byte
+	node json.Node
+}
+
+// containedIs decides for a reference to a contained resource. Their ids are sorted at the
+// first such reference: a body may have a hundred thousand of both.
 func (r *Resource) containedIs(id []byte, typ string) bool {
-	for c := r.tree.First(r.tree.Find(r.tree.Root(), nameContained)); c != 0; c = r.tree.Next(c) {
-		if bytes.Equal(r.str(c, nameID), id) {
-			return r.tree.Is(r.tree.Find(c, nameTypeName), typ)
+	if !r.containedRead {
+		for c := r.tree.First(r.tree.Find(r.tree.Root(), nameContained)); c != 0; c = r.tree.Next(c) {
+			r.contained = append(r.contained, containedID{r.str(c, nameID), c})
 		}
+		// Of several with one id the first counts.
+		slices.SortStableFunc(r.contained, func(a, b containedID) int { return bytes.Compare(a.id, b.id) })
+		r.containedRead = true
 	}
-	return false
+	i, ok := slices.BinarySearchFunc(r.contained, id, func(c containedID, id []byte) int { return bytes.Compare(c.id, id) })
+	return ok && r.tree.Is(r.tree.Find(r.contained[i].node, nameTypeName), typ)
 }
 
 // wantReference is one value of a reference condition.

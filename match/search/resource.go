@@ -38,12 +38,22 @@ type Resource struct {
 	hashes     []uint64
 	scratch    []byte
 
+	contained     []containedID // see containedIs
+	containedRead bool
+
+	spent, limit int    // steps of the condition at hand
+	work         uint64 // steps of everything; see Work
+
 	reading *slot  // the slot being filled
 	param   *param // and its parameter
 }
 
-// NewResource prepares a tree for matching. The tree must stay as it is until Reset.
+// NewResource prepares a tree for matching. The tree must stay as it is until Reset. Without
+// one (nil) r is empty until Reset and meets no criteria.
 func NewResource(d *Definitions, t *json.Tree) *Resource {
+	if t == nil {
+		t = &json.Tree{}
+	}
 	r := &Resource{definitions: d}
 	r.Reset(t, Envelope{})
 	return r
@@ -56,6 +66,7 @@ func (r *Resource) Reset(t *json.Tree, e Envelope) {
 	r.tokens, r.texts, r.folded = r.tokens[:0], r.texts[:0], r.folded[:0]
 	r.references, r.spans, r.amounts = r.references[:0], r.spans[:0], r.amounts[:0]
 	r.uris, r.hashes = r.uris[:0], r.hashes[:0]
+	r.contained, r.containedRead = r.contained[:0], false
 	if r.epoch == math.MaxUint32 {
 		clear(r.slots)
 		r.epoch = 0

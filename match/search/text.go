@@ -71,27 +71,7 @@ type wantText struct {
 	folded []byte
 }
 
-func (w *wantText) match(v *text, modifier string) bool {
-	switch modifier {
-	case "exact":
-		return string(v.raw) == w.raw
-	case "contains":
-		return bytes.Contains(v.folded, w.folded)
-	}
-	if !v.words {
-		return bytes.HasPrefix(v.folded, w.folded)
-	}
-	for rest := v.folded; ; {
-		if bytes.HasPrefix(rest, w.folded) {
-			return true
-		}
-		i := bytes.IndexByte(rest, ' ')
-		if i < 0 {
-			return false
-		}
-		rest = rest[i+1:]
-	}
-}
+func (w *wantText) equals(v *text) bool { return string(v.raw) == w.raw }
 
 // text reads one value of a string condition.
 func (c *compiler) text(raw string) (wantText, error) {

@@ -2,8 +2,11 @@ package search
 
 import (
 	"bytes"
+	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/carillon-fhir/carillon/match/fhir"
 )
 
 // wantToken is one value of a token condition (R4 3.1.1.4.10).
@@ -66,6 +69,10 @@ func (c *compiler) token(raw string) (wantToken, error) {
 		}
 		parts[i] = s
 	}
+	if c.param.code == "_id" && c.modifier != "identifier" {
+		// As the search of the REST interface: an id may be written as a reference to it.
+		parts[0] = strings.TrimPrefix(parts[0], c.typ.name+"/")
+	}
 	if err := c.tokenForm(parts); err != nil {
 		return wantToken{}, err
 	}
@@ -94,6 +101,8 @@ func (c *compiler) tokenForm(parts []string) error {
 		return refusal("this element has no system: the value must be written without |")
 	case p.readsOnly(leafBoolean, leafTruth) && parts[0] != "true" && parts[0] != "false":
 		return refusal("the value must be true or false")
+	case p.code == "_id" && !fhir.ID(parts[0]).Valid():
+		return refusal("the value must be an id, which has 1 to 64 letters, digits, '-' and '.'; %s/ may stand before it", c.typ.name)
 	}
 	return nil
 }

@@ -1,6 +1,8 @@
 package search
 
 import (
+	"unicode/utf8"
+
 	"github.com/carillon-fhir/carillon/match/fhir/json"
 )
 
@@ -57,6 +59,7 @@ func (r *Resource) values(p *param) *slot {
 	}
 	*s = slot{epoch: r.epoch}
 	r.reading, r.param = s, p
+	folded := len(r.folded)
 	s.from = r.arenaLen(p.kind)
 	if !r.fromEnvelope(p) {
 		for i := range p.paths {
@@ -67,6 +70,7 @@ func (r *Resource) values(p *param) *slot {
 		r.addTruth(s)
 	}
 	s.to = r.arenaLen(p.kind)
+	r.work += uint64(len(r.tree.Source())/stride + (len(r.folded)-folded)/8)
 	return s
 }
 
@@ -340,6 +344,7 @@ func (r *Resource) addParts(n json.Node, parts []json.Name) {
 
 // addFamily lets each part of a family name be found (R4 3.1.1.4.8: "Carreno Quinones" by
 // either). A hyphen divides parts like a space, besides being ignored like all punctuation.
+// The words of a part are found in the whole; so of a part only its beginning is kept.
 func (r *Resource) addFamily(raw []byte) {
 	r.addText(raw, true)
 	parts := 0
@@ -348,14 +353,29 @@ func (r *Resource) addFamily(raw []byte) {
 			if parts++; parts > maxFamilyParts {
 				return
 			}
-			r.addText(raw[i+1:], true)
+			r.addText(beginning(raw[i+1:]), false)
 			r.texts[len(r.texts)-1].raw = nil // a part of a value is no value: not for :exact
 		}
 	}
 }
 
-// maxFamilyParts bounds the copies that one text can make of itself.
-const maxFamilyParts = 8
+// Bounds of the copies that one text can make of itself: their number, and the bytes of each,
+// which are twice as many as a criteria has.
+const (
+	maxFamilyParts = 8
+	maxPart        = 2 * maxLength
+)
+
+func beginning(s []byte) []byte {
+	if len(s) <= maxPart {
+		return s
+	}
+	n := maxPart
+	for n > maxPart-utf8.UTFMax && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n]
+}
 
 func (r *Resource) addText(raw []byte, words bool) {
 	if len(raw) == 0 {
