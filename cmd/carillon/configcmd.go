@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -18,8 +19,10 @@ func configCommand() *cli.Command {
 			{
 				Name: "check", Usage: "tell every mistake of a configuration file with its line", ArgsUsage: "FILE",
 				Description: help(`Reads a configuration file as serve would, with the CARILLON_… variables over it, and tells
-every mistake with its line. The exit code is 0 if there is none, else 2.`,
-					"carillon config check cluster.yaml"),
+every mistake with its line. The exit code is 0 if there is none, else 2. With -o json, yaml or
+csv the mistakes are the result, on stdout.`,
+					"carillon config check cluster.yaml",
+					"carillon config check cluster.yaml -o json"),
 				Action: action(1, 1, configCheck),
 			},
 			{
@@ -44,14 +47,54 @@ func configCheck(c *call) error {
 		err = cfg.CheckListeners()
 	}
 	var bad *config.Error
-	if errors.As(err, &bad) {
-		return usage("%w", bad)
-	}
-	if err != nil {
+	switch isBad := errors.As(err, &bad); {
+	case err != nil && !isBad:
 		return err
+	case c.out.form != "table":
+		return c.configChecked(bad)
+	case isBad:
+		return usage("%w", bad)
 	}
 	c.note("%s is right", c.Args().First())
 	return nil
+}
+
+// configProblem is config.Problem for programs.
+type configProblem struct {
+	Where string `json:"where,omitempty"`
+	Key   string `json:"key,omitempty"`
+	Text  string `json:"text"`
+}
+
+// configChecked prints what is wrong, nothing if bad is nil, for programs.
+func (c *call) configChecked(bad *config.Error) error {
+	result := struct {
+		File     string          `json:"file"`
+		Valid    bool            `json:"valid"`
+		Problems []configProblem `json:"problems"`
+	}{c.Args().First(), bad == nil, []configProblem{}}
+	if bad != nil {
+		for _, p := range bad.Problems {
+			result.Problems = append(result.Problems, configProblem(p))
+		}
+	}
+	whole := any(result)
+	if c.out.form == "csv" {
+		whole = result.Problems
+	}
+	b, err := json.Marshal(whole)
+	if err != nil {
+		return err
+	}
+	if c.out.form == "csv" {
+		err = c.out.list(b, columns("WHERE=where KEY=key TEXT=text"))
+	} else {
+		err = c.out.raw(b)
+	}
+	if err == nil && bad != nil {
+		err = &exitError{code: exitUsage} // the result has said it
+	}
+	return err
 }
 
 func configShow(c *call) error {

@@ -5,12 +5,15 @@ import (
 	"fmt"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/carillon-fhir/carillon/match/fhir"
+	"github.com/carillon-fhir/carillon/match/fhir/record"
 )
 
 const (
@@ -100,7 +103,28 @@ func (c *call) filters(texts, times []string) (url.Values, error) {
 	return q, nil
 }
 
+// outcomeCodes are the codes that an attempt or a dead letter may have.
+var outcomeCodes = []string{
+	string(record.Accepted), string(record.HTTPStatus), string(record.Timeout), string(record.DNSError),
+	string(record.ConnectionRefused), string(record.ConnectionReset), string(record.TLSError), string(record.BlockedAddress),
+	string(record.Redirect), string(record.ResponseTooLarge), string(record.Gone), string(record.RateLimited),
+	string(record.RenderError), string(record.Expired), string(record.Withdrawn), string(record.Skipped),
+}
+
+// outcomeCode checks a flag that chooses by code: a misspelt one would find nothing, which looks
+// like good news. The reason of an event that could not be matched is no code but a sentence.
+func (c *call) outcomeCode(flag string) error {
+	v := c.String(flag)
+	if v == "" && !c.IsSet(flag) || slices.Contains(outcomeCodes, v) || flag == "reason" && strings.Contains(v, " ") {
+		return nil
+	}
+	return usage("--%s %q is no outcome code%s; these are: %s", flag, v, didYouMean(v, outcomeCodes), strings.Join(outcomeCodes, ", "))
+}
+
 func dlqList(c *call) error {
+	if err := c.outcomeCode("reason"); err != nil {
+		return err
+	}
 	q, err := c.filters([]string{"subscription", "reason"}, []string{"since", "until"})
 	if err != nil {
 		return err
@@ -163,6 +187,9 @@ func dlqOrder(order string) func(*call) error {
 		case s.Rate < 0:
 			return usage("--rate %d is below 0", s.Rate)
 		}
+		if err := c.outcomeCode("reason"); err != nil {
+			return err
+		}
 		cl, err := c.client()
 		if err != nil {
 			return err
@@ -190,6 +217,9 @@ func attemptsCommand() *cli.Command {
 			&cli.IntFlag{Name: "limit", Usage: "at most so many", Value: 100},
 		},
 		Action: action(0, 0, func(c *call) error {
+			if err := c.outcomeCode("status"); err != nil {
+				return err
+			}
 			q, err := c.filters([]string{"subscription", "resource", "status"}, []string{"since"})
 			if err != nil {
 				return err

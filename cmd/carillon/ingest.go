@@ -20,6 +20,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/carillon-fhir/carillon/match/fhir"
+	fhirjson "github.com/carillon-fhir/carillon/match/fhir/json"
 )
 
 const (
@@ -259,6 +260,10 @@ func (in *ingester) take(at place, line []byte) error {
 	}
 	switch {
 	case l.ResourceType == "" && (l.Interaction != "" || l.Resource != nil || l.Previous != nil):
+		if why := notAChange(line); why != "" {
+			in.refuse(at, why)
+			return nil
+		}
 		return in.takeChange(at, l)
 	case l.ResourceType != "Bundle":
 		return in.add(at, line)
@@ -272,6 +277,23 @@ func (in *ingester) take(at place, line []byte) error {
 		return in.takeEntries(at, l.Entry, true) // a history is newest first
 	}
 	return in.add(at, line) // a document or a message is a resource of its own
+}
+
+var changeMembers = []string{"interaction", "resource", "previous"}
+
+// notAChange says why a line is no change. A member that is misspelt must not be passed over:
+// without its interaction a delete would be taken for an update.
+func notAChange(line []byte) string {
+	t, err := fhirjson.Parse(line, fhirjson.Limits{Bytes: len(line) + 1, Depth: fhirjson.DefaultDepth + 1})
+	if err != nil {
+		return "not strict JSON: " + err.Error()
+	}
+	for m := range t.Children(t.Root()) {
+		if name := t.Key(m); !slices.Contains(changeMembers, name) {
+			return fmt.Sprintf("a change has the members interaction, resource and previous, not %q%s", name, didYouMean(name, changeMembers))
+		}
+	}
+	return ""
 }
 
 func (in *ingester) takeChange(at place, l inputLine) error {

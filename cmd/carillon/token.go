@@ -28,9 +28,12 @@ func tokenCommand() *cli.Command {
 
 From the first token on, every request needs one: make the first with the role admin.`,
 					"carillon token create me --role admin",
-					"carillon token create lab --role producer --role reader"),
-				Flags:  []cli.Flag{&cli.StringSliceFlag{Name: "role", Usage: "reader, producer, subscriber, operator or admin; may be repeated"}},
-				Action: action(1, 1, tokenCreate),
+					"carillon token create --role producer --role reader --name lab"),
+				Flags: []cli.Flag{
+					&cli.StringSliceFlag{Name: "role", Usage: "reader, producer, subscriber, operator or admin; may be repeated"},
+					&cli.StringFlag{Name: "name", Usage: "`NAME`, where it is not given as the argument"},
+				},
+				Action: action(0, 1, tokenCreate),
 			},
 			{
 				Name: "list", Usage: "list tokens, without their secrets",
@@ -48,7 +51,26 @@ From the first token on, every request needs one: make the first with the role a
 	}
 }
 
+// tokenName takes the name as the argument or as --name.
+func tokenName(c *call) (string, error) {
+	name, flag := c.Args().First(), c.String("name")
+	switch {
+	case c.NArg() > 0 && c.IsSet("name"):
+		return "", usage("name the token as the argument or with --name, not both")
+	case c.IsSet("name"):
+		name = flag
+	}
+	if name == "" {
+		return "", usage("%s needs NAME; see %s --help", c.Command.HelpName, c.Command.HelpName)
+	}
+	return name, nil
+}
+
 func tokenCreate(c *call) error {
+	name, err := tokenName(c)
+	if err != nil {
+		return err
+	}
 	if err := c.need("role"); err != nil {
 		return err
 	}
@@ -64,7 +86,7 @@ func tokenCreate(c *call) error {
 	if err != nil {
 		return err
 	}
-	b, err := cl.send(c.ctx(), tokensPath, map[string]any{"name": c.Args().First(), "roles": roles})
+	b, err := cl.send(c.ctx(), tokensPath, map[string]any{"name": name, "roles": roles})
 	if err != nil {
 		return err
 	}

@@ -232,7 +232,7 @@ func TestTransactionResolvesItsLinks(t *testing.T) {
 		`"identifier":[{"system":"urn:ietf:rfc:3986","value":"urn:uuid:11"}],` +
 		`"instantiatesCanonical":["urn:uuid:11"],` +
 		`"subject" : { "reference" : "urn:uuid:11", "display":"urn:uuid:11" },` +
-		`"author":[{"reference":"Patient?identifier=urn:x|k"},{"reference":"Patient/known"},{"reference":"Patient/7"},{"reference":"#c"},{"reference":"urn:uuid:unknown"}],` +
+		`"author":[{"reference":"Patient?identifier=urn:x|k"},{"reference":"Patient/known"},{"reference":"Patient/7"},{"reference":"#c"},{"reference":"urn:oid:1.2.3"}],` +
 		`"size":1.500,"content":[{"attachment":{"url":"urn:uuid:11"}}],` +
 		`"extension":[{"url":"u","valueUri":"urn:uuid:11"},{"url":"v","valueString":"urn:uuid:11"},{"url":"w","valueUri":"http://source/fhir/Patient/7"}]}`
 	w := s.must(200, "POST", "/fhir", bundleOf("transaction",

@@ -48,7 +48,8 @@ func TestLimitsCountUnpackedBytes(t *testing.T) {
 			t.Errorf("%s: %+v", path, is)
 		}
 	}
-	w := s.must(200, "POST", "/fhir/$ingest", bomb, "Content-Encoding: gzip")
+	long := string(packed(t, bytes.Repeat([]byte(" "), 1<<20)))
+	w := s.must(200, "POST", "/fhir/$ingest", long, "Content-Encoding: gzip")
 	if o := outcomeIn(t, w.Body.Bytes()); len(o.Issue) != 2 || o.Issue[1].Code != "too-long" {
 		t.Errorf("ingest = %s", w.Body)
 	}
