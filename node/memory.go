@@ -11,8 +11,8 @@ import (
 // Bounds of the soft memory limit. Below memoryFloor the collector is left to its own pace,
 // which lets garbage grow as large as what is alive; above it, garbage may be two fifths of it.
 const (
-	memoryFloor = 128 << 20
-	memorySpare = 32 << 20 // stacks, and what the runtime keeps for itself
+	memoryFloor = 124 << 20
+	memorySpare = 24 << 20 // stacks, and what the runtime keeps for itself
 )
 
 // keepMemory moves the runtime's soft memory limit with what is alive, until ctx ends. A burst

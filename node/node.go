@@ -71,7 +71,7 @@ type Node struct {
 const (
 	ringChanges = 4096
 	ringBytes   = 8 << 20
-	cacheBytes  = 32 << 20
+	cacheBytes  = 24 << 20
 )
 
 // New takes the data folder and the HTTP address, so that both are refused early and with one

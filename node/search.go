@@ -64,7 +64,10 @@ func (s *searcher) find(ctx context.Context, typ string, query url.Values) (api.
 			return api.Found{}, fmt.Errorf("read %s version %d: %w", res.Key, res.Version, err)
 		}
 		r.Reset(t, search.Envelope{ID: string(id), LastUpdated: res.Time})
-		if !criteria.Match(r) {
+		switch matches, err := criteria.Decide(r); {
+		case err != nil:
+			return api.Found{}, fhir.Refuse(fhir.IssueProcessing, "", fmt.Sprintf("whether %s matches costs too much to find out; search for fewer or shorter values", res.Key))
+		case !matches:
 			continue
 		}
 		if i := found.Total; i >= page.offset && i < page.offset+page.count {
