@@ -82,7 +82,10 @@ func TestAFullDiskRefusesNewChangesAndRecoversWithoutARestart(t *testing.T) {
 	})
 	n.MustDo(404, "GET", "/fhir/Patient/"+id, "")
 	n.MustDo(200, "GET", "/fhir/Patient/before", "")
-	n.MustDo(503, "GET", "/readyz", "")
+	await(t, n, "not ready", func() bool { // readiness looks once a second, the write's own check at once
+		a, err := n.Do(t.Context(), "GET", "/readyz", nil)
+		return err == nil && a.Status == 503
+	})
 	e.AwaitCount(t, 10*time.Second, accepted)
 
 	if err := os.Remove(filler); err != nil {
@@ -93,7 +96,10 @@ func TestAFullDiskRefusesNewChangesAndRecoversWithoutARestart(t *testing.T) {
 		return err == nil && a.Status == 201
 	})
 	e.AwaitCount(t, 10*time.Second, accepted+1)
-	n.MustDo(200, "GET", "/readyz", "")
+	await(t, n, "ready", func() bool {
+		a, err := n.Do(t.Context(), "GET", "/readyz", nil)
+		return err == nil && a.Status == 200
+	})
 	n.Kill()
 }
 
