@@ -5,39 +5,27 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/carillon-fhir/carillon/stream"
 )
 
-// diskLimits say when the free space of the data folder's disk is worth a warning, and when
-// writes are refused. A share and a size each: the larger of the two counts.
-type diskLimits struct {
-	warnShare, fullShare float64
-	warnBytes, fullBytes uint64
-}
-
+// disk watches the free space under the data folder.
+//
 // The engine must never meet a full disk: an append that fails there stops its stream until a
-// restart, and may leave part of a batch behind. So writes are refused while there is still
-// room for blocks, outcomes and dead letters of what was accepted before.
-var defaultDiskLimits = diskLimits{
-	warnShare: 0.10, warnBytes: 1 << 30,
-	fullShare: 0.02, fullBytes: 256 << 20,
-}
-
-// disk watches the free space under a folder.
+// restart, and may leave part of a batch behind. So writes are refused at the log's reserve,
+// while there is still room for blocks, outcomes and dead letters of what was accepted before.
 type disk struct {
-	dir    string
-	limits diskLimits
-	free   atomic.Uint64
-	total  atomic.Uint64
+	dir   string
+	free  atomic.Uint64
+	total atomic.Uint64
 }
 
-func newDisk(dir string, limits diskLimits) (*disk, error) {
-	d := &disk{dir: dir, limits: limits}
+func newDisk(dir string) (*disk, error) {
+	d := &disk{dir: dir}
 	return d, d.measure()
 }
 
-// run measures once a second until ctx ends. At 100 MB/s of writes the reserve of 256 MiB
-// lasts for more than two measurements.
+// run measures once a second until ctx ends. The publisher looks for itself before each group,
+// so what is seen here a little late decides nothing but what is shown.
 func (d *disk) run(ctx context.Context) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -54,22 +42,18 @@ func (d *disk) run(ctx context.Context) error {
 }
 
 func (d *disk) measure() error {
-	var st unix.Statfs_t
-	if err := unix.Statfs(d.dir, &st); err != nil {
+	free, total, err := stream.DiskFree(d.dir)
+	if err != nil {
 		return err
 	}
-	d.free.Store(st.Bavail * uint64(st.Bsize))
-	d.total.Store(st.Blocks * uint64(st.Bsize))
+	d.free.Store(free)
+	d.total.Store(total)
 	return nil
 }
 
 // full says that no new write may be accepted.
-func (d *disk) full() bool { return d.below(d.limits.fullShare, d.limits.fullBytes) }
+func (d *disk) full() bool { return d.free.Load() < stream.Reserve(d.total.Load()) }
 
-// low says that an operator should act before the disk is full.
-func (d *disk) low() bool { return d.below(d.limits.warnShare, d.limits.warnBytes) }
-
-func (d *disk) below(share float64, bytes uint64) bool {
-	free, total := d.free.Load(), d.total.Load()
-	return free < bytes || float64(free) < share*float64(total)
-}
+// low says that an operator should act before the disk is full: under a tenth of it, or under
+// 1 GiB, is free.
+func (d *disk) low() bool { return d.free.Load() < max(d.total.Load()/10, 1<<30) }

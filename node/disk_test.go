@@ -17,7 +17,7 @@ func TestADiskIsLowAndFullByShareOrBySizeWhicheverComesFirst(t *testing.T) {
 		{"nothing", 0, 1000 * gib, true, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			d := &disk{limits: defaultDiskLimits}
+			d := &disk{}
 			d.free.Store(c.free)
 			d.total.Store(c.total)
 			if d.low() != c.low || d.full() != c.full {

@@ -93,7 +93,7 @@ func New(cfg config.Config, log *slog.Logger, version string) (*Node, error) {
 	if n.cluster, err = n.data.clusterName(cfg.Cluster.Name); err != nil {
 		return nil, err
 	}
-	if n.disk, err = newDisk(cfg.Node.Data, defaultDiskLimits); err != nil {
+	if n.disk, err = newDisk(cfg.Node.Data); err != nil {
 		return nil, err
 	}
 	if n.listener, err = net.Listen("tcp", cfg.Node.HTTP); err != nil {

@@ -38,7 +38,8 @@ type registry struct {
 }
 
 // home says whose birth it is and which lane sends for it. It is decided by the first version
-// and never moves, so that at any time one lane alone decides about a match.
+// (where that asks for no number of attempts, by the one configured when the process started)
+// and does not move while the process lives, so that one lane alone decides about a match.
 type home struct {
 	id   fhir.ID
 	lane string
