@@ -100,6 +100,32 @@ func TestARequestedSubscriptionIsActiveAsItsSecondVersion(t *testing.T) {
 	}
 }
 
+// explain answers by its exit code, condition by condition, also for a Subscription that is off.
+func TestExplainTellsWhyConditionByCondition(t *testing.T) {
+	n := harness.NewNode(t).Start()
+	e := harness.NewEndpoint(t)
+	sub := subscription("s", "Patient?family=One&active=true", e.URL)
+	n.MustDo(201, "PUT", "/fhir/Patient/a", patient("a", "One")) // before the Subscription
+	n.MustDo(201, "PUT", "/fhir/Subscription/s", sub)
+	inactive := n.MustDo(200, "PUT", "/fhir/Patient/a", strings.Replace(patient("a", "One"), `true`, `false`, 1))
+	n.MustDo(200, "PUT", "/fhir/Patient/a", patient("a", "One"))
+	e.AwaitCount(t, 10*time.Second, 1)
+	explain := func(code int, says string, args ...string) {
+		t.Helper()
+		out, stderr, got := n.CLI(append([]string{"explain", "--subscription"}, args...)...)
+		if got != code || !strings.Contains(out+stderr, says) {
+			t.Errorf("explain %v: code %d, want %d with %q\n%s%s", args, got, code, says, out, stderr)
+		}
+	}
+	explain(0, "family=One", "s", "Patient/a")
+	explain(1, "active=true", "s", "Patient/a@"+version(inactive.Header.Get("ETag")))
+	explain(3, "unknown", "unknown", "Patient/a")
+	explain(3, "Patient/none", "s", "Patient/none")
+	n.MustDo(200, "PUT", "/fhir/Subscription/s", strings.Replace(sub, "requested", "off", 1))
+	n.MustDo(200, "PUT", "/fhir/Patient/a", strings.Replace(patient("a", "One"), `"id"`, `"gender":"female","id"`, 1))
+	explain(1, "in force", "s", "Patient/a")
+}
+
 // Numbers, queue and history go on over a clean restart, and a Subscription put again with
 // the same meaning changes nothing.
 func TestARestartChangesNothing(t *testing.T) {

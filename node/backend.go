@@ -140,7 +140,9 @@ func (b backend) Explain(ctx context.Context, q api.ExplainQuery) (api.Explanati
 	}
 	answer, err := match.Explain(b.subs.index, ask)
 	if err != nil {
-		return api.Explanation{}, err
+		if answer, err = b.explainIdle(sub, ask); err != nil {
+			return api.Explanation{}, err
+		}
 	}
 	out := api.Explanation{
 		Subscription: q.Subscription,
@@ -156,6 +158,20 @@ func (b backend) Explain(ctx context.Context, q api.ExplainQuery) (api.Explanati
 		out.Conditions = append(out.Conditions, api.Condition{Text: c.Text, Met: c.Met, Note: c.Note, Found: c.Found})
 	}
 	return out, nil
+}
+
+// explainIdle answers for a Subscription that the index does not hold because it hears nothing:
+// that it is not in force comes first, then what its criteria says all the same.
+func (b backend) explainIdle(sub *subscription, q match.Question) (match.Explanation, error) {
+	c, err := b.search.defs.Compile(sub.Criteria)
+	if err != nil {
+		return match.Explanation{}, err
+	}
+	idle := search.Condition{Text: "in force", Note: "the Subscription is " + string(sub.Status) + " now"}
+	if sub.problem != "" {
+		idle.Note = sub.problem
+	}
+	return match.Explanation{Conditions: append([]search.Condition{idle}, c.Explain(q.Resource)...)}, nil
 }
 
 // question finds the state that is asked about: a body that is given, or a stored version; of
