@@ -89,7 +89,7 @@ func (s *scene) kill() {
 
 // after lets time pass and everything settle.
 func (s *scene) after(d time.Duration) {
-	time.Sleep(d)
+	time.Sleep(d) // on the clock of synctest
 	synctest.Wait()
 }
 
@@ -467,7 +467,7 @@ func TestNoSendStartsWhileAnAppendStaysUnansweredForLongerThanALease(t *testing.
 		hang.Store(true)
 		s.world.Appending = func([]record.Outcome) error {
 			if hang.Load() {
-				time.Sleep(time.Minute)
+				time.Sleep(time.Minute) // on the clock of synctest
 			}
 			return nil
 		}

@@ -17,7 +17,7 @@ func tailCommand() *cli.Command {
 		ArgsUsage: "[SUBJECT]",
 		Description: help(`Prints messages as they come, until interrupted. Without a subject these are the dead letters
 and what message channels publish; fhir.dead.a1 are the dead letters of one Subscription,
-fhir.event.Patient.> the changes of a type, where the server permits it.`,
+fhir.event.Patient.> the changes of a type, while no API token exists.`,
 			"carillon tail",
 			"carillon tail 'fhir.dead.>' -o json"),
 		Flags:  []cli.Flag{&cli.BoolFlag{Name: "body", Usage: "print the bodies too"}},

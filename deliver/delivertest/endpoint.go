@@ -157,7 +157,7 @@ func (e *Endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		default:
 		}
 		if a.Trickle {
-			time.Sleep(20 * time.Millisecond)
+			time.Sleep(20 * time.Millisecond) // a byte now and then is what this endpoint is for
 			w.Write([]byte{' '})
 		} else {
 			w.Write(a.Body)
