@@ -23,7 +23,8 @@ func benchCommand() *cli.Command {
 of --server), writes Observations, receives their notifications in an endpoint of its own, and
 removes everything again. It measures, in this order:
 
-   plain POSTs      what the endpoint takes from the same clients without a node between
+   plain POSTs      the same resources from the same clients straight to the endpoint, which
+                    records each as it does a notification
    full speed       durable writes and their deliveries with one Subscription
    paced            --rate writes a second: from the acknowledged write to the arrival; beside it
                     the time the disk takes for an fsync, in the same minute and folder

@@ -72,36 +72,26 @@ func (b *benchmark) each(ctx context.Context, n int, f func(i int)) {
 	wg.Wait()
 }
 
-// plain measures what endpoint and clients do without a node between them.
+// plain measures what endpoint and clients do without a node between them: each resource is
+// built, sent, recorded on arrival and noted when it is answered, just as at full speed.
 func (b *benchmark) plain(ctx context.Context) error {
-	body := b.observation("plain", 0)
-	var failed atomic.Pointer[error]
+	w := &writes{byID: make(map[string]written, b.plan.events)}
+	direct := *b.cl
+	direct.base = b.sink.url
 	began := time.Now()
-	b.each(ctx, b.plan.events, func(int) {
-		if err := b.post(ctx, b.sink.url+"/plain", body); err != nil {
-			failed.CompareAndSwap(nil, &err)
-		}
+	b.each(ctx, b.plan.events, func(i int) {
+		id := fmt.Sprintf("%s-d-%d", b.id, i)
+		body := b.observation(id, 0)
+		asked := time.Now()
+		_, err := direct.ask(ctx, request{method: http.MethodPost, path: "/s/0/Observation/" + id, contentType: fhirJSON, body: body, minimal: true})
+		w.add(id, asked, err)
 	})
-	b.result.PlainRate = round(float64(b.plan.events) / time.Since(began).Seconds())
-	if err := failed.Load(); err != nil {
-		return *err
+	b.result.PlainRate = round(float64(len(w.byID)) / time.Since(began).Seconds())
+	b.sink.forget()
+	if w.err != nil {
+		return w.err
 	}
 	return ctx.Err()
-}
-
-func (b *benchmark) post(ctx context.Context, url string, body []byte) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
-	if err != nil {
-		return err
-	}
-	req.Header.Set("Content-Type", fhirJSON)
-	resp, err := b.cl.http.Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	_, err = io.Copy(io.Discard, resp.Body)
-	return err
 }
 
 // fullSpeed writes as fast as the writers can, to one Subscription.
@@ -222,33 +212,34 @@ func (b *benchmark) await(ctx context.Context, w *writes, patience time.Duration
 }
 
 // arrivals waits until all have arrived, or nothing has arrived for so long that nothing more
-// will, and returns how many are missing.
+// will, and returns how many are missing. It looks for them only when so many have come that they
+// could be complete: looking takes the time of the endpoint.
 func (b *benchmark) arrivals(ctx context.Context, ids iter.Seq[string], patience time.Duration) (int, error) {
-	missing := map[string]bool{}
-	for id := range ids {
-		missing[id] = true
-	}
+	missing := b.sink.missing(ids)
+	came, last := b.sink.distinct(), time.Now()
+	enough := came + len(missing)
 	look := time.NewTicker(20 * time.Millisecond)
 	defer look.Stop()
-	for last := time.Now(); ; {
-		before := len(missing)
-		for id := range missing {
-			if _, arrived := b.sink.arrival(id); arrived {
-				delete(missing, id)
-			}
-		}
-		if len(missing) < before {
-			last = time.Now()
-		}
-		if len(missing) == 0 || time.Since(last) >= patience {
-			return len(missing), nil
-		}
+	for len(missing) > 0 {
 		select {
 		case <-ctx.Done():
 			return 0, ctx.Err()
 		case <-look.C:
 		}
+		n := b.sink.distinct()
+		if n > came {
+			came, last = n, time.Now()
+		}
+		over := time.Since(last) >= patience
+		if over || came >= enough {
+			missing = b.sink.missing(slices.Values(missing))
+			enough = came + len(missing)
+		}
+		if over {
+			break
+		}
 	}
+	return len(missing), nil
 }
 
 // probeDir is a folder on the disk of the node, if that is known.
@@ -303,7 +294,7 @@ func startSink(l net.Listener) *sink {
 		arrived: map[string]time.Time{}, seen: map[string]bool{},
 	}
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST /plain", func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) })
+	mux.HandleFunc("POST /s/{subscription}/{type}/{id}", s.notified)
 	mux.HandleFunc("PUT /s/{subscription}/{type}/{id}", s.notified)
 	s.server = &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	go func() { s.done <- s.server.Serve(l) }()
@@ -361,6 +352,35 @@ func (s *sink) arrival(id string) (time.Time, bool) {
 	defer s.mu.Unlock()
 	t, ok := s.arrived[id]
 	return t, ok
+}
+
+// distinct is how many resources have arrived.
+func (s *sink) distinct() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.arrived)
+}
+
+// missing are those of the resources that have not arrived.
+func (s *sink) missing(ids iter.Seq[string]) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []string
+	for id := range ids {
+		if _, arrived := s.arrived[id]; !arrived {
+			out = append(out, id)
+		}
+	}
+	return out
+}
+
+// forget makes the endpoint as new.
+func (s *sink) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.arrived)
+	clear(s.seen)
+	s.repeats = 0
 }
 
 func (s *sink) lastArrival() time.Time {

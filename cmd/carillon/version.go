@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"runtime"
 	"runtime/debug"
+	"sync"
 
 	"github.com/urfave/cli/v2"
 )
@@ -14,8 +15,9 @@ var (
 	stampedCommit  string
 )
 
-// version is what the build was stamped with, else what the Go toolchain knows.
-func version() string {
+// version is what the build was stamped with, else what the Go toolchain knows. Every request
+// carries it.
+var version = sync.OnceValue(func() string {
 	if stampedVersion != "" {
 		return stampedVersion
 	}
@@ -23,7 +25,7 @@ func version() string {
 		return b.Main.Version
 	}
 	return "devel"
-}
+})
 
 func commit() string {
 	if stampedCommit != "" {
