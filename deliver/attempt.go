@@ -17,7 +17,7 @@ type attempt struct {
 	lane    *Lane
 	backlog *backlog
 	entry   *entry
-	pending Pending
+	pending *Pending // the entry's own, which nobody else writes meanwhile
 	share   share
 	began   time.Time
 	target  Target
@@ -55,10 +55,10 @@ func (a *attempt) run(ctx context.Context) {
 	}
 
 	sendCtx, cancel := context.WithTimeout(ctx, target.timeout())
-	defer cancel()
 	began := time.Now()
 	receipt, failure := channel.Send(sendCtx, n, target)
 	receipt.Took = time.Since(began)
+	cancel() // its timer need not wait for the outcome to be stored
 
 	switch {
 	case failure == nil:
@@ -81,7 +81,7 @@ func (a *attempt) render(ctx context.Context) (n Notification, err error) {
 			err = errors.New("rendering panicked")
 		}
 	}()
-	n, err = a.lane.cfg.Renderer.Render(ctx, a.pending, a.target)
+	n, err = a.lane.cfg.Renderer.Render(ctx, *a.pending, a.target)
 	n.Attempt = a.pending.Attempts + 1
 	n.Resend = n.Resend || a.pending.Round > 0
 	return n, err
@@ -135,7 +135,7 @@ func (a *attempt) failed(ctx context.Context, n Notification, failure *Error, r 
 	wait := a.target.Policy.Wait(o.Attempt, failure.RetryAfter, l.cfg.Random())
 	next := time.Now().Add(wait)
 	a.warn(failure, o.Attempt, news)
-	if failure.final() || a.target.Policy.spent(a.pending, o.Attempt, next) {
+	if failure.final() || a.target.Policy.spent(*a.pending, o.Attempt, next) {
 		a.giveUp(ctx, n, o)
 		return
 	}

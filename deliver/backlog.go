@@ -143,12 +143,18 @@ func (b *backlog) known(p Pending) bool {
 }
 
 // room reports whether one more match of the share may be loaded.
-func (l *Lane) room(b *backlog, s share) bool {
+func (l *Lane) room(b *backlog, s share) bool { return l.vacant(b, s) > 0 }
+
+// vacant is how many more matches of the share may be loaded.
+func (l *Lane) vacant(b *backlog, s share) int {
+	if !b.asked || b.state == Withdrawn {
+		return 0
+	}
 	limit := maxLoaded
 	if l.loaded >= maxLoadedLane {
 		limit = l.cfg.Window
 	}
-	return b.asked && b.state != Withdrawn && b.ready[s].len() < l.cfg.Window && len(b.entries) < limit
+	return max(0, min(l.cfg.Window-b.ready[s].len(), limit-len(b.entries)))
 }
 
 // chain names what a match must stay in order with.

@@ -95,10 +95,11 @@ func (l *Lane) wantsReading(b *backlog) bool {
 		(b.behind && b.ready[replayShare].len() <= half && l.room(b, replayShare))
 }
 
-// read loads a page of what is behind the cursor.
+// read loads a page of what is behind the cursor, as large as there is room for it.
 func (l *Lane) read(b *backlog) error {
 	l.mu.Lock()
-	if !b.more || !l.wantsReading(b) {
+	limit := l.vacant(b, freshShare)
+	if !b.more || !l.wantsReading(b) || limit == 0 {
 		l.mu.Unlock()
 		return nil
 	}
@@ -113,7 +114,7 @@ func (l *Lane) read(b *backlog) error {
 	if err != nil {
 		return fmt.Errorf("read pending matches of Subscription %s: %w", b.id, err)
 	}
-	page, err := l.page(b, after)
+	page, err := l.page(b, after, limit)
 	if err != nil {
 		return err
 	}
@@ -133,7 +134,7 @@ func (l *Lane) read(b *backlog) error {
 			l.add(b, p)
 		}
 	}
-	if len(page) == l.cfg.Window {
+	if len(page) == limit {
 		b.more = true
 	} else {
 		b.cursor = max(b.cursor, last)
@@ -155,7 +156,7 @@ func (l *Lane) readBehind(b *backlog) error {
 	after := b.behindAt
 	l.mu.Unlock()
 
-	page, err := l.page(b, after)
+	page, err := l.page(b, after, l.cfg.Window)
 	if err != nil {
 		return err
 	}
@@ -185,8 +186,8 @@ func (l *Lane) readBehind(b *backlog) error {
 	return nil
 }
 
-func (l *Lane) page(b *backlog, after fhir.EventNumber) ([]Pending, error) {
-	page, err := l.cfg.Queue.PendingFrom(b.birth, after, l.cfg.Window)
+func (l *Lane) page(b *backlog, after fhir.EventNumber, limit int) ([]Pending, error) {
+	page, err := l.cfg.Queue.PendingFrom(b.birth, after, limit)
 	if err != nil {
 		return nil, fmt.Errorf("read pending matches of Subscription %s after event %d: %w", b.id, after, err)
 	}
@@ -269,6 +270,6 @@ func (l *Lane) launch(work context.Context, b *backlog, e *entry, now time.Time)
 		l.markDirty(b)
 		signal(l.wake)
 	}
-	a := attempt{lane: l, backlog: b, entry: e, pending: e.Pending, share: s, began: now}
+	a := attempt{lane: l, backlog: b, entry: e, pending: &e.Pending, share: s, began: now}
 	l.attempts.Go(func() { a.run(work) })
 }

@@ -1258,3 +1258,38 @@ func TestAnObserverHearsOfEveryAttempt(t *testing.T) {
 		}
 	})
 }
+
+// counting counts what a lane reads of its backlogs.
+type counting struct {
+	deliver.Queue
+	read atomic.Int64
+}
+
+func (q *counting) PendingFrom(birth record.Sequence, after fhir.EventNumber, limit int) ([]deliver.Pending, error) {
+	page, err := q.Queue.PendingFrom(birth, after, limit)
+	q.read.Add(int64(len(page)))
+	return page, err
+}
+
+func TestABacklogIsReadOnce(t *testing.T) {
+	const matches = 2000
+	var q counting
+	play(t, func(cfg *deliver.Config) {
+		q.Queue = cfg.Queue
+		cfg.Queue = &q
+	}, func(s *scene) {
+		target := s.world.Subscribe(subscription("s", deliver.Policy{Attempts: 3}))
+		for i := range matches {
+			s.world.Match(target, patient(i), fhir.Create)
+		}
+		s.start("a")
+		s.after(time.Minute)
+		if open := len(s.world.Open()); open > 0 {
+			t.Fatalf("%d are still pending", open)
+		}
+	})
+	// Whatever was read was kept: a little more only where a page came in between.
+	if read := q.read.Load(); read > matches*11/10 {
+		t.Errorf("%d matches were read from the store for %d that were pending", read, matches)
+	}
+}

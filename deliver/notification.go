@@ -2,6 +2,7 @@ package deliver
 
 import (
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/carillon-fhir/carillon/match/fhir"
@@ -42,7 +43,10 @@ type Notification struct {
 // Name is the notification's identity towards its receiver, the same on every attempt and
 // every replay: {subscription}.{birth}.{number}.
 func (n Notification) Name() string {
-	return fmt.Sprintf("%s.%d.%d", n.Subscription, n.Birth, n.Number)
+	var room [128]byte // an id has up to 64 characters, a number up to 20
+	name := append(append(room[:0], n.Subscription...), '.')
+	name = append(strconv.AppendUint(name, uint64(n.Birth), 10), '.')
+	return string(strconv.AppendUint(name, uint64(n.Number), 10))
 }
 
 // Receipt is an endpoint's answer, whether it accepted or not.

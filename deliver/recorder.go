@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,16 +24,17 @@ type recorder struct {
 	changed  func() // called when open may have turned true again
 
 	mu      sync.Mutex
-	waiting []request
+	waiting []*block // the last one collects
+	latest  int      // outcomes in the block that was taken last
 	failing bool
 	since   time.Time // when the append on its way began; zero when there is none
 	wake    chan struct{}
 }
 
-// request is one outcome and the attempt that waits for it to be durable.
-type request struct {
-	outcome record.Outcome
-	done    chan struct{} // closed when durable
+// block is outcomes that are appended together. Their attempts wait for all of them.
+type block struct {
+	outcomes []record.Outcome
+	stored   chan struct{} // closed when durable
 }
 
 // maxBlock bounds a block of outcomes: at most some 1.3 KB each, it stays far below the largest
@@ -61,24 +63,36 @@ func (r *recorder) open(now time.Time) bool {
 
 // record returns when the outcome is durable, or with the error of a context that ended first.
 func (r *recorder) record(ctx context.Context, o record.Outcome) error {
-	q := request{outcome: o, done: make(chan struct{})}
-	r.mu.Lock()
-	r.waiting = append(r.waiting, q)
-	r.mu.Unlock()
+	stored := r.add(o)
 	signal(r.wake)
 	select {
-	case <-q.done:
+	case <-stored:
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
 }
 
+// add puts an outcome into the block that collects, and begins another when that one is full.
+func (r *recorder) add(o record.Outcome) (stored <-chan struct{}) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := len(r.waiting)
+	if n == 0 || len(r.waiting[n-1].outcomes) == maxBlock {
+		// As many as before is the best guess at how many will come.
+		r.waiting = append(r.waiting, &block{make([]record.Outcome, 0, max(1, r.latest)), make(chan struct{})})
+		n++
+	}
+	b := r.waiting[n-1]
+	b.outcomes = append(b.outcomes, o)
+	return b.stored
+}
+
 // run appends until ctx ends; nothing waits for it then. It fails only when the lane was lost.
 func (r *recorder) run(ctx context.Context) error {
 	for {
-		block := r.next()
-		if len(block) == 0 {
+		b := r.next()
+		if b == nil {
 			select {
 			case <-r.wake:
 				continue
@@ -86,35 +100,30 @@ func (r *recorder) run(ctx context.Context) error {
 				return nil
 			}
 		}
-		if err := r.appendUntilStored(ctx, block); err != nil {
+		if err := r.appendUntilStored(ctx, b.outcomes); err != nil {
 			if ctx.Err() != nil {
 				return nil
 			}
 			return err
 		}
-		for _, q := range block {
-			close(q.done)
-		}
+		close(b.stored)
 	}
 }
 
-// next takes what has collected, at most a block.
-func (r *recorder) next() []request {
+// next takes the oldest block; nil when nothing has collected.
+func (r *recorder) next() *block {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	n := min(len(r.waiting), maxBlock)
-	block := r.waiting[:n:n]
-	if r.waiting = r.waiting[n:]; len(r.waiting) == 0 {
-		r.waiting = nil
+	if len(r.waiting) == 0 {
+		return nil
 	}
-	return block
+	b := r.waiting[0]
+	r.waiting = slices.Delete(r.waiting, 0, 1)
+	r.latest = len(b.outcomes)
+	return b
 }
 
-func (r *recorder) appendUntilStored(ctx context.Context, block []request) error {
-	outcomes := make([]record.Outcome, len(block))
-	for i, q := range block {
-		outcomes[i] = q.outcome
-	}
+func (r *recorder) appendUntilStored(ctx context.Context, outcomes []record.Outcome) error {
 	backoff := appendBackoff
 	for try := 1; ; try++ {
 		r.begin()

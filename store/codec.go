@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"time"
+
+	"github.com/carillon-fhir/carillon/match/fhir"
 )
 
 // Values are written field by field: varints, strings with their length, times as
@@ -12,6 +14,15 @@ import (
 
 // encoder appends fields to a value.
 type encoder []byte
+
+// sized is an encoder with room for n bytes, so that a value of known size is allocated once.
+func sized(n int) encoder { return make(encoder, 0, n) }
+
+// Sizes of fields, from above, for sized. Numbers are sequences, which seldom need more.
+const (
+	numSize  = 6
+	timeSize = 12
+)
 
 func (e *encoder) uint(n uint64) { *e = binary.AppendUvarint(*e, n) }
 func (e *encoder) int(n int64)   { *e = binary.AppendVarint(*e, n) }
@@ -104,6 +115,17 @@ func (d *decoder) take(n uint64) []byte {
 }
 
 func (d *decoder) string() string { return string(d.take(d.uint())) }
+
+// interaction is a string of which there are three; they need no memory of their own.
+func (d *decoder) interaction() fhir.Interaction {
+	b := d.take(d.uint())
+	for _, i := range [...]fhir.Interaction{fhir.Create, fhir.Update, fhir.Delete} {
+		if string(b) == string(i) {
+			return i
+		}
+	}
+	return fhir.Interaction(b)
+}
 
 // bytes is a copy: what a caller is handed never shares the store's memory.
 func (d *decoder) bytes() []byte { return append([]byte(nil), d.take(d.uint())...) }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
 
@@ -212,6 +213,40 @@ func BenchmarkApplyMatches(b *testing.B) {
 	}
 }
 
+// What a node folds for events that are each matched once and delivered at once.
+func BenchmarkDelivered(b *testing.B) {
+	const size = 16
+	s := openBench(b)
+	events, matches, outcomes := make([]record.Event, size), make([]record.Match, size), make([]record.Outcome, size)
+	body := bytes.Repeat([]byte("x"), 1024)
+	var seq, at record.Sequence
+	b.ReportAllocs()
+	for n := 0; n < b.N; n += size {
+		at++
+		for i := range size {
+			seq++
+			id := record.MatchID{Event: seq, Birth: 1}
+			events[i] = record.Event{
+				Sequence: seq, Time: t0, Body: body, Asked: fhir.Create,
+				Key: fhir.Key{Type: "Observation", ID: fhir.ID("o" + strconv.FormatUint(uint64(seq), 10))},
+			}
+			matches[i] = record.Match{Event: seq, Birth: 1, Version: 1, Subscription: "s", Interaction: fhir.Create}
+			outcomes[i] = record.Outcome{MatchID: id, Subscription: "s", Attempt: 1, Code: record.Accepted, Status: 200, At: t0}
+		}
+		if _, err := s.ApplyEvents(ctx, events, seq); err != nil {
+			b.Fatal(err)
+		}
+		if p, err := s.ApplyMatches(ctx, at, &record.Block{Partition: "p", Through: seq, Matches: matches}, nil); err != nil || len(p) != size {
+			b.Fatal(len(p), err)
+		}
+		if _, err := s.ApplyOutcomes(ctx, at, &record.OutcomeBlock{Lane: "l", Owner: "o", After: at, Outcomes: outcomes}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.StopTimer()
+	reportFlush(b, s)
+}
+
 func BenchmarkPendingFrom(b *testing.B) {
 	s := openBench(b)
 	w := fullWorld(20000)
@@ -220,6 +255,7 @@ func BenchmarkPendingFrom(b *testing.B) {
 	if err := s.Flush(ctx); err != nil {
 		b.Fatal(err)
 	}
+	b.ReportAllocs()
 	b.ResetTimer()
 	for i := range b.N {
 		if p, err := s.PendingFrom(1, fhir.EventNumber(i%19000), 64); err != nil || len(p) != 64 {

@@ -8,7 +8,7 @@
 // at the same Vector hold the same bytes (Hash). The one exception are letters that were purged
 // from DEAD after some node had read them.
 //
-// Reads see a record as soon as its Apply method returns. The file follows within 50 ms, data
+// Reads see a record as soon as its Apply method returns. The file follows within 200 ms, data
 // and position in one transaction: what a crash takes from it is folded again, exactly once.
 // Nobody waits for the file on the way to an endpoint, since the logs are durable already.
 //

@@ -52,11 +52,11 @@ func (s *Store) ApplyEvents(ctx context.Context, events []record.Event, last rec
 		if len(events) == 0 {
 			through = max(through, last)
 		}
-		folded, err := s.foldEvents(ctx, step, through)
-		if err != nil {
+		done := len(changes)
+		if err := s.foldEvents(ctx, step, through, changes[done:done+n]); err != nil {
 			return changes, err
 		}
-		changes = append(changes, folded...)
+		changes = changes[:done+n]
 		at = through
 	}
 	if last > at {
@@ -65,24 +65,19 @@ func (s *Store) ApplyEvents(ctx context.Context, events []record.Event, last rec
 	return changes, nil
 }
 
-// foldEvents is one step of ApplyEvents.
-func (s *Store) foldEvents(ctx context.Context, events []record.Event, through record.Sequence) ([]record.Change, error) {
+// foldEvents is one step of ApplyEvents, with room for the change of each event.
+func (s *Store) foldEvents(ctx context.Context, events []record.Event, through record.Sequence, changes []record.Change) error {
 	contents := make([]content, len(events)) // read before anything is locked
 	for i := range events {
 		contents[i] = s.read(&events[i])
 	}
-	changes := make([]record.Change, len(events))
-	err := s.fold(ctx, Events, through, len(events), func(f *folding) {
+	return s.fold(ctx, Events, through, len(events), func(f *folding) {
 		for i := range events {
 			changes[i] = f.event(&events[i], &contents[i])
 		}
 		newest := &events[len(events)-1]
 		f.last, f.sum = newest.Sequence, SumEvent(newest)
 	})
-	if err != nil {
-		return nil, err
-	}
-	return changes, nil
 }
 
 // content is what the fold wants to know of a body.
@@ -116,7 +111,7 @@ type resourceRow struct {
 func (r *resourceRow) exists() bool { return r.Version != 0 && !r.Deleted }
 
 func (r *resourceRow) encode() []byte {
-	var e encoder
+	e := sized(4*numSize + len(r.Hash) + timeSize + identifierLen*len(r.identifiers))
 	e.uint(uint64(r.Version))
 	e.uint(uint64(r.Last))
 	e.uint(uint64(r.Birth))
@@ -125,7 +120,7 @@ func (r *resourceRow) encode() []byte {
 	e.time(r.Time)
 	e.uint(uint64(len(r.identifiers)))
 	for _, id := range r.identifiers {
-		e.raw([]byte(id))
+		e = append(e, id...)
 	}
 	return e
 }
@@ -147,8 +142,11 @@ func decodeResource(key fhir.Key, v []byte) (resourceRow, error) {
 	return r, d.end()
 }
 
-func (r *reader) resource(key fhir.Key) resourceRow {
-	v, ok := r.get(bResource, resourceKey(key))
+func (r *reader) resource(key fhir.Key) resourceRow { return r.resourceAt(key, resourceKey(key)) }
+
+// resourceAt is resource, with the row's key at hand.
+func (r *reader) resourceAt(key fhir.Key, at string) resourceRow {
+	v, ok := r.get(bResource, at)
 	if !ok {
 		return resourceRow{Resource: Resource{Key: key}}
 	}
@@ -194,7 +192,8 @@ func (f *folding) event(e *record.Event, c *content) record.Change {
 		f.SetAside++
 		return record.Change{Event: *e, Interaction: fhir.Unchanged}
 	}
-	old := f.resource(e.Key)
+	key := resourceKey(e.Key)
+	old := f.resourceAt(e.Key, key)
 	did, readable := decide(&old, e, c)
 	if !readable {
 		f.SetAside++
@@ -214,7 +213,7 @@ func (f *folding) event(e *record.Event, c *content) record.Change {
 		}
 		f.keep(&old, &change)
 	}
-	f.put(bResource, resourceKey(e.Key), now.encode())
+	f.put(bResource, key, now.encode())
 	return change
 }
 
@@ -264,7 +263,7 @@ func (f *folding) keep(old *resourceRow, c *record.Change) {
 }
 
 func (v *Version) encode() []byte {
-	var e encoder
+	e := sized(len(v.Key.Type) + len(v.Key.ID) + len(v.Interaction) + 4*numSize + timeSize)
 	e.string(v.Key.Type)
 	e.string(string(v.Key.ID))
 	e.string(string(v.Interaction))
@@ -284,7 +283,7 @@ func (r *reader) version(seq record.Sequence) (Version, bool) {
 	v := Version{
 		Sequence:    seq,
 		Key:         fhir.Key{Type: d.string(), ID: fhir.ID(d.string())},
-		Interaction: fhir.Interaction(d.string()),
+		Interaction: d.interaction(),
 		Previous:    record.Sequence(d.uint()),
 		Chain:       record.Sequence(d.uint()),
 		Birth:       record.Sequence(d.uint()),
@@ -298,7 +297,7 @@ func (r *reader) version(seq record.Sequence) (Version, bool) {
 }
 
 func (s *SubscriptionVersion) encode() []byte {
-	var e encoder
+	e := sized(len(s.Interaction) + 4*numSize + timeSize + len(s.Owner) + len(s.Body))
 	e.string(string(s.Interaction))
 	e.uint(uint64(s.Birth))
 	e.time(s.Time)
@@ -316,7 +315,7 @@ func decodeSubscription(key string, v []byte) (SubscriptionVersion, error) {
 	d := decoder{b: v}
 	s := SubscriptionVersion{
 		ID: fhir.ID(id), Sequence: record.Sequence(seq),
-		Interaction: fhir.Interaction(d.string()),
+		Interaction: d.interaction(),
 		Birth:       record.Sequence(d.uint()),
 		Time:        d.time(),
 		Owner:       d.string(),

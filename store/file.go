@@ -45,13 +45,15 @@ const (
 // castagnoli is the checksum of rows: most processors compute it.
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// seal is the checksum of a row. It covers bucket and key, so that a value under another's
-// key is found out too.
-func seal(b bucket, key string, val []byte) uint32 {
-	head := [1]byte{byte(b)}
-	sum := crc32.Update(0, castagnoli, head[:])
-	sum = crc32.Update(sum, castagnoli, []byte(key))
-	return crc32.Update(sum, castagnoli, val)
+// seal is the checksum of a row, whose head is its bucket and its key. It covers them, so that
+// a value under another's key is found out too.
+func seal(head, val []byte) uint32 {
+	return crc32.Update(crc32.Update(0, castagnoli, head), castagnoli, val)
+}
+
+// appendHead appends what a row's checksum begins with.
+func appendHead(to []byte, b bucket, key string) []byte {
+	return append(append(to, byte(b)), key...)
 }
 
 // file is the bbolt file: rows with a checksum in front. All that touches bbolt is here, for
@@ -255,12 +257,12 @@ func (f *file) openBolt(lockWait time.Duration, size int64, noSync bool) (err er
 
 // readSums checks the format, that every bucket is there, and loads the sums.
 func (f *file) readSums() error {
-	tx, err := f.begin()
+	sn, err := f.begin()
 	if err != nil {
 		return err
 	}
-	defer f.end(tx)
-	v, ok, err := f.get(tx, bMeta, formatKey)
+	defer f.end(sn)
+	v, ok, err := f.get(sn, bMeta, formatKey)
 	switch {
 	case err != nil:
 		return err
@@ -274,18 +276,18 @@ func (f *file) readSums() error {
 		return fmt.Errorf("%s: %w (format %d; this release knows %d)", f.path, ErrNewer, n, format)
 	}
 	for b := bMeta + 1; b < bucketCount; b++ {
-		if err := f.readSum(tx, b); err != nil {
+		if err := f.readSum(sn, b); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (f *file) readSum(tx *bolt.Tx, b bucket) error {
-	if _, _, err := f.get(tx, b, "\x00"); err != nil { // is the bucket there?
+func (f *file) readSum(sn *snapshot, b bucket) error {
+	if _, _, err := f.get(sn, b, "\x00"); err != nil { // is the bucket there?
 		return err
 	}
-	v, ok, err := f.get(tx, bMeta, sumKey(b))
+	v, ok, err := f.get(sn, bMeta, sumKey(b))
 	if err != nil || !ok {
 		return err
 	}
@@ -308,17 +310,39 @@ func (f *file) close() error {
 	return f.db.Close()
 }
 
+// snapshot is a read transaction. It keeps a cursor for each bucket that was asked for a row:
+// bbolt looks a bucket up by name in the file, and would do so for every row.
+type snapshot struct {
+	tx      *bolt.Tx
+	cursors [bucketCount]*bolt.Cursor
+}
+
 // begin opens a read transaction.
-func (f *file) begin() (tx *bolt.Tx, err error) {
+func (f *file) begin() (sn *snapshot, err error) {
 	defer f.guardLocks(&err)
-	tx, err = f.db.Begin(false)
+	tx, err := f.db.Begin(false)
 	if errors.Is(err, bolterrors.ErrDatabaseNotOpen) {
 		return nil, ErrClosed
 	}
-	return tx, err
+	if err != nil {
+		return nil, err
+	}
+	return &snapshot{tx: tx}, nil
 }
 
-func (f *file) end(tx *bolt.Tx) { _ = tx.Rollback() }
+func (f *file) end(sn *snapshot) { _ = sn.tx.Rollback() }
+
+// cursor is the snapshot's own cursor of a bucket, which get moves.
+func (f *file) cursor(sn *snapshot, b bucket) (*bolt.Cursor, error) {
+	if sn.cursors[b] == nil {
+		bk, err := f.bucket(sn.tx, b)
+		if err != nil {
+			return nil, err
+		}
+		sn.cursors[b] = bk.Cursor()
+	}
+	return sn.cursors[b], nil
+}
 
 var errNoBucket = errors.New("a bucket is missing")
 
@@ -331,15 +355,15 @@ func (f *file) bucket(tx *bolt.Tx, b bucket) (*bolt.Bucket, error) {
 }
 
 // get finds a row and returns a copy of its value.
-func (f *file) get(tx *bolt.Tx, b bucket, key string) (val []byte, ok bool, err error) {
+func (f *file) get(sn *snapshot, b bucket, key string) (val []byte, ok bool, err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer f.guard(&err)
-	bk, err := f.bucket(tx, b)
+	cur, err := f.cursor(sn, b)
 	if err != nil {
 		return nil, false, err
 	}
-	row := bk.Get([]byte(key))
-	if row == nil {
+	k, row := cur.Seek([]byte(key))
+	if row == nil || string(k) != key {
 		return nil, false, nil
 	}
 	val, err = f.open(b, key, row)
@@ -348,14 +372,14 @@ func (f *file) get(tx *bolt.Tx, b bucket, key string) (val []byte, ok bool, err 
 
 // seek stands a cursor at the first row not before at, or, back, at the last one before it
 // (of all, if at is empty).
-func (f *file) seek(tx *bolt.Tx, b bucket, back bool, at string) (cur *bolt.Cursor, key string, row []byte, ok bool, err error) {
+func (f *file) seek(sn *snapshot, b bucket, back bool, at string) (cur *bolt.Cursor, key string, row []byte, ok bool, err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer f.guard(&err)
-	bk, err := f.bucket(tx, b)
+	cur, err = f.cursor(sn, b)
 	if err != nil {
 		return nil, "", nil, false, err
 	}
-	cur = bk.Cursor()
+	cur = cur.Bucket().Cursor() // one of its own: it must stay where it stands
 	var k []byte
 	switch {
 	case back && at == "":
@@ -396,10 +420,15 @@ func (f *file) step(cur *bolt.Cursor, b bucket, back bool, last string) (key str
 // sealLen is the length of the checksum in front of a value.
 const sealLen = 4
 
+// sealed is a row as the file holds it.
 func sealed(b bucket, key string, val []byte) []byte {
-	row := make([]byte, sealLen, sealLen+len(val))
-	binary.LittleEndian.PutUint32(row, seal(b, key, val))
-	return append(row, val...)
+	return appendSealed(nil, appendHead(nil, b, key), val)
+}
+
+// appendSealed appends a row: the checksum of a value, and the value.
+func appendSealed(rows, head, val []byte) []byte {
+	rows = binary.LittleEndian.AppendUint32(rows, seal(head, val))
+	return append(rows, val...)
 }
 
 // open checks a row's seal and returns a copy of its value.
@@ -409,12 +438,15 @@ func (f *file) open(b bucket, key string, row []byte) (val []byte, err error) {
 	if len(row) < sealLen {
 		return nil, f.damaged(fmt.Errorf("bucket %s: row without checksum", b))
 	}
-	// Copied first: what is checked is what is returned.
-	val = bytes.Clone(row[sealLen:])
-	if binary.LittleEndian.Uint32(row) != seal(b, key, val) {
+	// Copied first: what is checked is what is returned. The head lies in front of it, so that
+	// both are one piece of memory.
+	head := 1 + len(key)
+	own := appendHead(make([]byte, 0, head+len(row)-sealLen), b, key)
+	own = append(own, row[sealLen:]...)
+	if binary.LittleEndian.Uint32(row) != seal(own[:head], own[head:]) {
 		return nil, f.damaged(fmt.Errorf("bucket %s: checksum of a row is wrong", b))
 	}
-	return val, nil
+	return own[head:], nil
 }
 
 // write puts an overlay into the file in one transaction, synced when it returns. The overlay
@@ -462,9 +494,15 @@ func (f *file) writeBucket(tx *bolt.Tx, b bucket, rows *skiplist, s *sum) error 
 	if appended[b] {
 		bk.FillPercent = 0.95
 	}
+	// bbolt copies the keys that it is given. The values it keeps until the commit, so they lie
+	// in memory of this transaction, in one piece.
+	var head []byte
+	sealed := make([]byte, 0, rows.sealedSize())
+	present := presence{cur: bk.Cursor()}
 	for e := rows.first(); e != nil; e = e.next[0] {
-		key := []byte(e.key)
-		old := bk.Get(key)
+		head = appendHead(head[:0], b, e.key)
+		key := head[1:]
+		old := present.find(key)
 		if old != nil {
 			if len(old) < sealLen {
 				return f.damaged(fmt.Errorf("bucket %s: row without checksum", b))
@@ -474,10 +512,12 @@ func (f *file) writeBucket(tx *bolt.Tx, b bucket, rows *skiplist, s *sum) error 
 		}
 		if e.gone {
 			if old != nil {
-				err = bk.Delete(key)
+				err = present.cur.Delete() // it stands there
 			}
 		} else {
-			row := sealed(b, e.key, e.val)
+			at := len(sealed)
+			sealed = appendSealed(sealed, head, e.val)
+			row := sealed[at:len(sealed):len(sealed)]
 			s.rows++
 			s.seals += uint64(binary.LittleEndian.Uint32(row))
 			if !bytes.Equal(old, row) {
@@ -491,28 +531,64 @@ func (f *file) writeBucket(tx *bolt.Tx, b bucket, rows *skiplist, s *sum) error 
 	return nil
 }
 
+// sealedSize is how many bytes the rows' values take with their checksums.
+func (s *skiplist) sealedSize() (n int) {
+	for e := s.first(); e != nil; e = e.next[0] {
+		if !e.gone {
+			n += sealLen + len(e.val)
+		}
+	}
+	return n
+}
+
+// presence tells which of the keys that are about to be written a bucket holds. They are asked
+// for in rising order, each before it is written; so up to the key at which a search ended there
+// are none but those written since, and most new rows need no search.
+type presence struct {
+	cur   *bolt.Cursor
+	known bool   // a search was made
+	end   bool   // it found nothing
+	next  []byte // else the first key that it found; a copy
+}
+
+// find returns the row of a key, nil where there is none.
+func (p *presence) find(key []byte) []byte {
+	if p.known && (p.end || bytes.Compare(key, p.next) < 0) {
+		return nil
+	}
+	k, row := p.cur.Seek(key)
+	p.known, p.end, p.next = true, k == nil, append(p.next[:0], k...)
+	if !bytes.Equal(k, key) {
+		return nil
+	}
+	return row
+}
+
 // scan reads every row of one state of the file, with its checks. each sees a bucket when it
-// has been read; row, where given, sees every row with the value that it must not keep.
-func (f *file) scan(ctx context.Context, each func(*bolt.Tx, bucket, sum) error, row func(b bucket, key string, val []byte)) error {
-	tx, err := f.begin()
+// has been read.
+func (f *file) scan(ctx context.Context, each func(*snapshot, bucket, sum) error) error {
+	sn, err := f.begin()
 	if err != nil {
 		return err
 	}
-	defer f.end(tx)
+	defer f.end(sn)
 	for b := range bucketCount {
-		got, err := f.scanBucket(ctx, tx, b, row)
+		got, err := f.scanBucket(ctx, sn, b, nil)
 		if err != nil {
 			return err
 		}
-		if err := each(tx, b, got); err != nil {
+		if err := each(sn, b, got); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (f *file) scanBucket(ctx context.Context, tx *bolt.Tx, b bucket, row func(b bucket, key string, val []byte)) (s sum, err error) {
-	cur, key, sealedVal, ok, err := f.seek(tx, b, false, "")
+// scanBucket reads every row of a bucket; row, where given, sees each with the value that it must
+// not keep.
+func (f *file) scanBucket(ctx context.Context, sn *snapshot, b bucket, row func(b bucket, key string, val []byte)) (s sum, err error) {
+	var head []byte
+	cur, key, sealedVal, ok, err := f.seek(sn, b, false, "")
 	for ; ok && err == nil; key, sealedVal, ok, err = f.step(cur, b, false, key) {
 		if s.rows%1024 == 0 && ctx.Err() != nil {
 			return s, ctx.Err()
@@ -522,7 +598,8 @@ func (f *file) scanBucket(ctx context.Context, tx *bolt.Tx, b bucket, row func(b
 			return s, err
 		}
 		s.rows++
-		s.seals += uint64(seal(b, key, val))
+		head = appendHead(head[:0], b, key)
+		s.seals += uint64(seal(head, val))
 		if row != nil {
 			row(b, key, val)
 		}
@@ -542,13 +619,13 @@ func (f *file) size() (int64, error) {
 // file is closed.
 func (f *file) stats() (size, free int64, sums [bucketCount]sum) {
 	size, _ = f.size()
-	tx, err := f.begin()
+	sn, err := f.begin()
 	if err != nil {
 		return size, 0, sums
 	}
-	defer f.end(tx)
+	defer f.end(sn)
 	for b := bMeta + 1; b < bucketCount; b++ {
-		if v, ok, err := f.get(tx, bMeta, sumKey(b)); err == nil && ok {
+		if v, ok, err := f.get(sn, bMeta, sumKey(b)); err == nil && ok {
 			d := decoder{b: v}
 			sums[b] = sum{rows: d.uint(), seals: d.uint()}
 		}

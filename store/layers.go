@@ -40,7 +40,9 @@ type layers struct {
 	closed   bool
 	failures uint64        // writes that failed and were tried again
 	turned   chan struct{} // closed and replaced when active turns, a write ends, or all ends
-	moved    chan struct{} // closed and replaced at every commit, and when all ends
+	moved    chan struct{} // closed at the next commit, and when all ends; nil while nobody waits
+
+	batches sync.Pool // of *overlay, empty: what a batch collects its rows in
 
 	dirty chan struct{} // active has something
 	hurry chan struct{} // it should be written now
@@ -48,12 +50,14 @@ type layers struct {
 	done  chan struct{}
 }
 
-// The rhythm of the writer: a transaction costs two syncs, and what is not yet in the file
-// after a crash is folded again, so there is no hurry but memory.
+// The rhythm of the writer: a transaction costs two syncs and a copy of each page that it
+// touches, and what is not yet in the file after a crash is folded again, so there is no hurry
+// but memory. A row that comes and goes between two transactions, as that of a match which is
+// delivered at once, costs the file nothing.
 const (
-	flushRecords = 1000
-	flushEvery   = 50 * time.Millisecond
-	maxRecords   = 8 * flushRecords
+	flushRecords = 4000
+	flushEvery   = 200 * time.Millisecond
+	maxRecords   = 4 * flushRecords
 	maxBytes     = 64 << 20
 	retryWrite   = time.Second
 )
@@ -63,8 +67,8 @@ func newLayers(f *file, log *slog.Logger) *layers {
 		file: f, write: f.write, log: log,
 		flushRecords: flushRecords, flushEvery: flushEvery, maxRecords: maxRecords, maxBytes: maxBytes,
 		active: newOverlay(),
-		turned: make(chan struct{}), moved: make(chan struct{}),
-		dirty: make(chan struct{}, 1), hurry: make(chan struct{}, 1),
+		turned: make(chan struct{}),
+		dirty:  make(chan struct{}, 1), hurry: make(chan struct{}, 1),
 		stop: make(chan struct{}), done: make(chan struct{}),
 	}
 }
@@ -76,7 +80,7 @@ func (l *layers) view(fn func(*reader) error) error {
 	if l.closed {
 		return ErrClosed
 	}
-	r := l.reader()
+	r := l.reader(nil)
 	defer r.done()
 	if err := fn(r); err != nil && r.err == nil {
 		return err
@@ -84,9 +88,14 @@ func (l *layers) view(fn func(*reader) error) error {
 	return r.err
 }
 
-// reader looks through the layers. Called with mu held, which must stay so while it is used.
-func (l *layers) reader() *reader {
-	r := &reader{file: l.file, over: make([]*overlay, 0, 3)}
+// reader looks through the layers, a batch's rows (where there are) on top. Called with mu held,
+// which must stay so while it is used.
+func (l *layers) reader(rows *overlay) *reader {
+	r := &reader{file: l.file}
+	r.over = r.room[:0]
+	if rows != nil {
+		r.over = append(r.over, rows)
+	}
 	r.over = append(r.over, l.active)
 	if l.flushing != nil {
 		r.over = append(r.over, l.flushing)
@@ -119,11 +128,14 @@ func (l *layers) update(ctx context.Context, records int, fn func(*batch), seen 
 	}
 	defer l.mu.Unlock()
 	fresh := l.active.records == 0
-	l.active.merge(rows)
+	l.active.take(rows)
+	l.batches.Put(rows)
 	l.active.records += records
 	seen(l.active)
-	close(l.moved)
-	l.moved = make(chan struct{})
+	if l.moved != nil {
+		close(l.moved)
+		l.moved = nil
+	}
 	if fresh {
 		wake(l.dirty)
 	}
@@ -140,8 +152,11 @@ func (l *layers) collect(fn func(*batch)) (*overlay, error) {
 	if l.closed {
 		return nil, ErrClosed
 	}
-	b := &batch{reader: l.reader(), rows: newOverlay()}
-	b.over = append([]*overlay{b.rows}, b.over...)
+	rows, _ := l.batches.Get().(*overlay)
+	if rows == nil {
+		rows = newOverlay()
+	}
+	b := &batch{reader: l.reader(rows), rows: rows}
 	defer b.done()
 	fn(b)
 	return b.rows, b.err
@@ -331,7 +346,10 @@ func (l *layers) close() error {
 	}
 	l.closed = true
 	l.turn()
-	close(l.moved) // nobody commits any more, so it stays closed
+	if l.moved != nil {
+		close(l.moved) // whoever asks after this sees closed
+		l.moved = nil
+	}
 	l.mu.Unlock()
 	close(l.stop)
 	<-l.done

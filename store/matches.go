@@ -80,7 +80,7 @@ func contentOf(b *record.Block, j *record.Job) (matches []record.Match, replay, 
 }
 
 func encodeSequence(seq record.Sequence) []byte {
-	var e encoder
+	e := sized(numSize)
 	e.uint(uint64(seq))
 	return e
 }
@@ -106,6 +106,7 @@ func (f *folding) number(seq record.Sequence, matches []record.Match) []Pending 
 	var event Version // matches of one event stand together
 	for i := range matches {
 		m := &matches[i]
+		id := pair(m.Birth, m.Event)
 		if event.Sequence != m.Event || m.Event == 0 {
 			event, _ = f.version(m.Event)
 		}
@@ -113,18 +114,20 @@ func (f *folding) number(seq record.Sequence, matches []record.Match) []Pending 
 		case event.Sequence == 0 || m.Birth == 0:
 			f.Unknown++
 			continue
-		case f.has(bMatchID, pair(m.Birth, m.Event)):
+		case f.has(bMatchID, id):
 			f.Repeated++
 			continue
 		}
-		n := fhir.EventNumber(f.sequence(bCounter, num(m.Birth))) + 1
-		f.put(bCounter, num(m.Birth), encodeSequence(record.Sequence(n)))
-		f.put(bMatchID, pair(m.Birth, m.Event), encodeSequence(record.Sequence(n)))
+		birth := num(m.Birth)
+		n := fhir.EventNumber(f.sequence(bCounter, birth)) + 1
+		key, val := pair(m.Birth, n), encodeSequence(record.Sequence(n))
+		f.put(bCounter, birth, val)
+		f.put(bMatchID, id, val)
 		row := matchRow{Match: *m, sequence: seq, number: n}
-		f.put(bMatch, pair(m.Birth, n), row.encode())
+		f.put(bMatch, key, row.encode())
 		// No outcome can have come before the match, so it is pending.
-		f.put(bPending, pair(m.Birth, n), nil)
-		f.pendingDelta[m.Birth]++
+		f.put(bPending, key, nil)
+		f.pend(m.Birth, 1)
 		fresh = append(fresh, Pending{Match: *m, Number: n, Key: event.Key, Time: event.Time})
 	}
 	return fresh
@@ -141,11 +144,12 @@ func (f *folding) replay(seq record.Sequence, job string, id record.MatchID) (p 
 	var v encoder
 	v.string(job)
 	f.put(bReplay, pair(id.Birth, n)+num(seq), v)
-	if !f.settle(id.Birth, n) {
+	st := f.state(id.Birth, n)
+	if _, opened := f.settle(id.Birth, n, &st); !opened {
 		return Pending{}, false
 	}
-	m, _ := f.match(id.Birth, n)
-	return m.Pending, true
+	p, _ = f.pending(id.Birth, n)
+	return p, true
 }
 
 func (r *reader) numberOf(id record.MatchID) (fhir.EventNumber, bool) {
@@ -161,7 +165,7 @@ type matchRow struct {
 }
 
 func (m *matchRow) encode() []byte {
-	var e encoder
+	e := sized(4*numSize + len(m.Subscription) + len(m.Interaction) + len(m.Job))
 	e.uint(uint64(m.sequence))
 	e.uint(uint64(m.Event))
 	e.uint(uint64(m.Version))
@@ -177,7 +181,7 @@ func decodeMatch(birth record.Sequence, n fhir.EventNumber, v []byte) (matchRow,
 	m.Event = record.Sequence(d.uint())
 	m.Version = record.Sequence(d.uint())
 	m.Subscription = fhir.ID(d.string())
-	m.Interaction = fhir.Interaction(d.string())
+	m.Interaction = d.interaction()
 	m.Job = d.string()
 	m.Birth = birth
 	return m, d.end()
@@ -218,22 +222,22 @@ func (r *reader) open(birth record.Sequence, n fhir.EventNumber, st *stateRow, u
 	return st.rounds() == 0 || r.replayed(birth, n, st.after(), upTo)
 }
 
-// settle brings the pending row of a match in line with what MATCHES and OUTCOMES say of it,
-// and reports whether it became pending. The row follows from theirs alone, so the order in
-// which the two logs were read leaves no trace.
-func (f *folding) settle(birth record.Sequence, n fhir.EventNumber) (opened bool) {
-	st := f.state(birth, n)
+// settle brings the pending row of a match in line with what MATCHES and OUTCOMES (st) say of
+// it, and reports whether it is pending now, and whether it became so. The row follows from
+// theirs alone, so the order in which the two logs were read leaves no trace.
+func (f *folding) settle(birth record.Sequence, n fhir.EventNumber, st *stateRow) (is, opened bool) {
 	key := pair(birth, n)
-	was, is := f.has(bPending, key), f.open(birth, n, &st, 0)
+	was := f.has(bPending, key)
+	is = f.open(birth, n, st, 0)
 	switch {
 	case is && !was:
 		f.put(bPending, key, nil)
-		f.pendingDelta[birth]++
+		f.pend(birth, 1)
 	case was && !is:
 		f.delete(bPending, key)
-		f.pendingDelta[birth]--
+		f.pend(birth, -1)
 	}
-	return is && !was
+	return is, is && !was
 }
 
 // match puts together what all buckets say of a match.
@@ -253,6 +257,20 @@ func (r *reader) eventOf(seq record.Sequence) Version {
 		r.malformed(bVersion, fmt.Errorf("event %d of a match is missing", seq))
 	}
 	return event
+}
+
+// pending is a match that is known to be pending.
+func (r *reader) pending(birth record.Sequence, n fhir.EventNumber) (Pending, bool) {
+	row, ok := r.matchRow(birth, n)
+	if !ok {
+		return Pending{}, false
+	}
+	st := r.state(birth, n)
+	event := r.eventOf(row.Event)
+	return Pending{
+		Match: row.Match, Number: n, Key: event.Key, Time: event.Time,
+		Round: st.rounds(), Attempts: st.attempts, NotBefore: st.notBefore,
+	}, r.err == nil
 }
 
 func (r *reader) describe(row *matchRow) Match {
@@ -288,12 +306,12 @@ func (s *Store) PendingFrom(birth record.Sequence, after fhir.EventNumber, limit
 		})
 		out = make([]Pending, 0, len(numbers))
 		for _, n := range numbers {
-			m, ok := r.match(birth, n)
+			p, ok := r.pending(birth, n)
 			if !ok {
 				r.malformed(bPending, fmt.Errorf("%d of %d has no match", n, birth))
 				return nil
 			}
-			out = append(out, m.Pending)
+			out = append(out, p)
 		}
 		return nil
 	})
@@ -427,7 +445,7 @@ func (st *stateRow) after() record.Sequence {
 }
 
 func (st *stateRow) encode() []byte {
-	var e encoder
+	e := sized((len(st.ends)+4)*numSize + len(st.ended) + len(st.code) + 2*timeSize)
 	e.uint(uint64(len(st.ends)))
 	for _, seq := range st.ends {
 		e.uint(uint64(seq))

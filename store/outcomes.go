@@ -154,12 +154,11 @@ func (f *folding) count(after record.Sequence, n fhir.EventNumber, st *stateRow,
 	st.ended, st.dead, st.spent = o.Code, o.Dead, st.attempts
 	st.attempts, st.notBefore = 0, time.Time{}
 	f.put(bState, pair(birth, n), st.encode())
-	f.settle(birth, n)
-	if !f.has(bPending, pair(birth, n)) {
+	if pending, _ := f.settle(birth, n, st); !pending {
 		return nil
 	}
-	m, _ := f.match(birth, n)
-	return []Pending{m.Pending}
+	p, _ := f.pending(birth, n)
+	return []Pending{p}
 }
 
 // ends reports whether an outcome ends its round: by its code, or because it says so.
@@ -201,7 +200,7 @@ func (f *folding) endThrough(after record.Sequence, o *record.Outcome) (reopened
 
 // log keeps an outcome for the troubleshooting log.
 func (f *folding) log(at Place, o *record.Outcome, n fhir.EventNumber) {
-	var e encoder
+	e := sized(8*numSize + len(o.Subscription) + len(o.Code) + len(o.Response) + 2*timeSize)
 	e.uint(uint64(o.Event))
 	e.uint(uint64(o.Birth))
 	e.string(string(o.Subscription))
@@ -217,8 +216,9 @@ func (f *folding) log(at Place, o *record.Outcome, n fhir.EventNumber) {
 	e.bool(o.Final)
 	e.bool(o.Dead)
 	e.uint(uint64(o.Through))
-	f.put(bOutcome, placeKey(at), e)
-	f.put(bOutcomeBy, string(o.Subscription)+"\x00"+placeKey(at), nil)
+	key := placeKey(at)
+	f.put(bOutcome, key, e)
+	f.put(bOutcomeBy, string(o.Subscription)+"\x00"+key, nil)
 }
 
 func decodeAttempt(at Place, v []byte) (Attempt, error) {

@@ -23,13 +23,22 @@ func (o *overlay) set(b bucket, key string, val []byte, gone bool) {
 // rowOverhead is about what an entry costs beside its key and value.
 const rowOverhead = 96
 
-// merge lays the rows of a newer overlay over this one.
-func (o *overlay) merge(newer *overlay) {
+// take lays the rows of a newer overlay over this one, and leaves that one empty: its entries
+// move here.
+func (o *overlay) take(newer *overlay) {
 	for b := range newer.lists {
-		for e := newer.lists[b].first(); e != nil; e = e.next[0] {
-			o.set(bucket(b), e.key, e.val, e.gone)
+		for e := newer.lists[b].first(); e != nil; {
+			next := e.next[0]
+			if o.lists[b].insert(e) {
+				o.rows++
+				o.bytes += len(e.key) + rowOverhead
+			}
+			o.bytes += len(e.val)
+			e = next
 		}
+		newer.lists[b].clear()
 	}
+	newer.rows, newer.bytes = 0, 0
 }
 
 // skiplist is an ordered map in memory. It is not safe for concurrent use; layers guards it.
@@ -44,6 +53,17 @@ type entry struct {
 	val  []byte
 	gone bool
 	next []*entry
+	low  [1]*entry // next of most entries, which are of height one
+}
+
+func newEntry(key string, val []byte, gone bool, height int) *entry {
+	e := &entry{key: key, val: val, gone: gone}
+	if height == 1 {
+		e.next = e.low[:]
+	} else {
+		e.next = make([]*entry, height)
+	}
+	return e
 }
 
 const maxHeight = 14
@@ -68,7 +88,24 @@ func (s *skiplist) set(key string, val []byte, gone bool) bool {
 		e.val, e.gone = val, gone
 		return false
 	}
-	e := &entry{key: key, val: val, gone: gone, next: make([]*entry, s.pickHeight())}
+	s.link(newEntry(key, val, gone, s.pickHeight()), &links)
+	return true
+}
+
+// insert puts an entry that another list has let go, and reports whether its key is new; else
+// the entry that is here takes over what it says.
+func (s *skiplist) insert(e *entry) bool {
+	var links [maxHeight][]*entry
+	if old := s.path(e.key, &links); old != nil && old.key == e.key {
+		old.val, old.gone = e.val, e.gone
+		return false
+	}
+	s.link(e, &links)
+	return true
+}
+
+// link puts an entry where path has found its place.
+func (s *skiplist) link(e *entry, links *[maxHeight][]*entry) {
 	for ; s.height < len(e.next); s.height++ {
 		links[s.height] = s.head[:]
 	}
@@ -76,7 +113,12 @@ func (s *skiplist) set(key string, val []byte, gone bool) bool {
 		e.next[h] = links[h][h]
 		links[h][h] = e
 	}
-	return true
+}
+
+// clear lets go of all entries.
+func (s *skiplist) clear() {
+	clear(s.head[:s.height])
+	s.height = 0
 }
 
 // pickHeight gives a quarter of the entries of each height one more. The numbers need no

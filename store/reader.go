@@ -13,16 +13,17 @@ import (
 // asks err before anything leaves, so that "not found" is never said of a damaged row.
 type reader struct {
 	over []*overlay
+	room [3]*overlay // over's
 	file *file
-	tx   *bolt.Tx // begun when the overlays do not answer; one for the whole view
+	sn   *snapshot // begun when the overlays do not answer; one for the whole view
 	err  error
 }
 
 // done ends the reader's transaction.
 func (r *reader) done() {
-	if r.tx != nil {
-		r.file.end(r.tx)
-		r.tx = nil
+	if r.sn != nil {
+		r.file.end(r.sn)
+		r.sn = nil
 	}
 }
 
@@ -42,13 +43,13 @@ func (r *reader) begin() bool {
 	if r.err != nil {
 		return false
 	}
-	if r.tx == nil {
-		tx, err := r.file.begin()
+	if r.sn == nil {
+		sn, err := r.file.begin()
 		if err != nil {
 			r.fail(err)
 			return false
 		}
-		r.tx = tx
+		r.sn = sn
 	}
 	return true
 }
@@ -66,7 +67,7 @@ func (r *reader) get(b bucket, key string) ([]byte, bool) {
 	if !r.begin() {
 		return nil, false
 	}
-	val, ok, err := r.file.get(r.tx, b, key)
+	val, ok, err := r.file.get(r.sn, b, key)
 	if err != nil {
 		r.fail(err)
 		return nil, false
@@ -111,7 +112,7 @@ func (r *reader) walk(b bucket, back bool, at string, fn func(key string, val []
 			rows = append(rows, layerIter{list: &o.lists[b]})
 		}
 	}
-	rows = append(rows, layerIter{file: r.file, tx: r.tx, b: b})
+	rows = append(rows, layerIter{file: r.file, sn: r.sn, b: b})
 	for i := range rows {
 		rows[i].seek(back, at)
 	}
@@ -155,7 +156,7 @@ type layerIter struct {
 	e    *entry
 
 	file   *file
-	tx     *bolt.Tx
+	sn     *snapshot
 	b      bucket
 	cur    *bolt.Cursor
 	sealed []byte
@@ -170,7 +171,7 @@ type layerIter struct {
 func (it *layerIter) seek(back bool, at string) {
 	switch {
 	case it.list == nil:
-		it.cur, it.key, it.sealed, it.ok, it.err = it.file.seek(it.tx, it.b, back, at)
+		it.cur, it.key, it.sealed, it.ok, it.err = it.file.seek(it.sn, it.b, back, at)
 	case back:
 		it.stand(it.list.below(at))
 	default:

@@ -5,13 +5,10 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"hash"
 	"log/slog"
 	"slices"
 	"sync"
 	"time"
-
-	bolt "go.etcd.io/bbolt"
 
 	"github.com/carillon-fhir/carillon/match/fhir/record"
 )
@@ -65,7 +62,7 @@ type streamRow struct {
 func (s Stream) key() string { return "stream/" + s.String() }
 
 func (r *streamRow) encode() []byte {
-	var e encoder
+	e := sized(6 * numSize)
 	e.uint(uint64(r.position))
 	e.uint(uint64(r.last))
 	e.uint(uint64(r.sum))
@@ -202,15 +199,16 @@ func (s *Store) Flush(ctx context.Context) error {
 // WaitApplied returns once every log is folded up to v, in memory. It fails when ctx ends or
 // the store is closed.
 func (s *Store) WaitApplied(ctx context.Context, v Vector) error {
+	s.mu.RLock()
+	done := s.vector().Covers(v)
+	s.mu.RUnlock()
+	if done { // as it mostly is
+		return nil
+	}
 	for {
-		s.mu.RLock()
-		done, closed, moved := s.vector().Covers(v), s.closed, s.moved
-		s.mu.RUnlock()
-		switch {
-		case done:
-			return nil
-		case closed:
-			return ErrClosed
+		moved, err := s.nextCommit(v)
+		if moved == nil {
+			return err
 		}
 		select {
 		case <-moved:
@@ -218,6 +216,23 @@ func (s *Store) WaitApplied(ctx context.Context, v Vector) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// nextCommit gives what is closed at the next commit; nil with what there is to say where v is
+// applied already, or nobody commits any more.
+func (s *Store) nextCommit(v Vector) (<-chan struct{}, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.vector().Covers(v):
+		return nil, nil
+	case s.closed:
+		return nil, ErrClosed
+	}
+	if s.moved == nil {
+		s.moved = make(chan struct{})
+	}
+	return s.moved, nil
 }
 
 // LastRecord names the newest record of a log that was folded, with its checksum (SumEvent
@@ -234,7 +249,7 @@ func (s *Store) LastRecord(st Stream) (record.Sequence, uint32) {
 // log's feed locked.
 func (s *Store) fold(ctx context.Context, st Stream, seq record.Sequence, records int, fn func(*folding)) error {
 	s.mu.RLock()
-	f := &folding{streamRow: s.streams[st], pendingDelta: map[record.Sequence]int{}}
+	f := &folding{streamRow: s.streams[st]}
 	s.mu.RUnlock()
 	f.position = seq
 	err := s.update(ctx, records, func(b *batch) {
@@ -256,7 +271,15 @@ func (s *Store) fold(ctx context.Context, st Stream, seq record.Sequence, record
 type folding struct {
 	*batch
 	streamRow
-	pendingDelta map[record.Sequence]int
+	pendingDelta map[record.Sequence]int // nil while there is none
+}
+
+// pend notes that so many more matches of a birth are pending.
+func (f *folding) pend(birth record.Sequence, n int) {
+	if f.pendingDelta == nil {
+		f.pendingDelta = map[record.Sequence]int{}
+	}
+	f.pendingDelta[birth] += n
 }
 
 func (s *Store) countPending(delta map[record.Sequence]int) {
@@ -271,12 +294,12 @@ func (s *Store) countPending(delta map[record.Sequence]int) {
 // is missing or stale. It fails with ErrDamaged on the first that is wrong. Folding goes on
 // meanwhile, but may have to wait for it where the file outgrows its mapping.
 func (s *Store) Verify(ctx context.Context) error {
-	return s.layers.file.scan(ctx, func(tx *bolt.Tx, b bucket, got sum) error {
+	return s.layers.file.scan(ctx, func(sn *snapshot, b bucket, got sum) error {
 		if b == bMeta {
 			return nil
 		}
 		var want sum
-		v, ok, err := s.layers.file.get(tx, bMeta, sumKey(b))
+		v, ok, err := s.layers.file.get(sn, bMeta, sumKey(b))
 		if err != nil {
 			return err
 		}
@@ -288,7 +311,7 @@ func (s *Store) Verify(ctx context.Context) error {
 			return s.layers.file.damaged(fmt.Errorf("bucket %s: has %d rows, should have %d (or another content)", b, got.rows, want.rows))
 		}
 		return nil
-	}, nil)
+	})
 }
 
 // Hashes is the content of a projection in short.
@@ -297,39 +320,83 @@ type Hashes struct {
 	Buckets map[string][sha256.Size]byte
 }
 
-// Hash computes what two nodes compare: at equal vectors, every bucket has the same hash. It
-// writes what is folded first, and reads one state of the file.
+// Hash computes what two nodes compare: at equal vectors, every bucket has the same hash (but for
+// those of DEAD where letters were purged from it, see DESIGN.md). It writes what is folded first,
+// and reads one state of the file.
 func (s *Store) Hash(ctx context.Context) (Hashes, error) {
-	if err := s.Flush(ctx); err != nil {
+	f, err := s.Freeze(ctx)
+	if err != nil {
 		return Hashes{}, err
 	}
-	out := Hashes{Buckets: map[string][sha256.Size]byte{}}
-	sums := make([]hash.Hash, bucketCount)
-	for b := range sums {
-		sums[b] = sha256.New()
+	defer f.Close()
+	return f.Hash(ctx)
+}
+
+// Frozen is one state of the projection's file, which stays as it is while folding goes on. It
+// keeps pages of the file from being used again, so it is closed soon.
+type Frozen struct {
+	store *Store
+	sn    *snapshot
+}
+
+// Freeze writes what is folded and takes hold of the state that the file then has. Who wants it
+// to be of a certain place keeps the logs from being folded meanwhile. The caller closes it.
+func (s *Store) Freeze(ctx context.Context) (*Frozen, error) {
+	if err := s.Flush(ctx); err != nil {
+		return nil, err
 	}
-	err := s.layers.file.scan(ctx, func(tx *bolt.Tx, b bucket, _ sum) error {
-		out.Buckets[b.String()] = [sha256.Size]byte(sums[b].Sum(nil))
-		if b != bMeta {
-			return nil
+	sn, err := s.layers.file.begin()
+	if err != nil {
+		return nil, fmt.Errorf("freeze projection: %w", err)
+	}
+	return &Frozen{store: s, sn: sn}, nil
+}
+
+// Close lets go of the state. It may be called again. Not while Hash runs.
+func (f *Frozen) Close() {
+	if f.sn != nil {
+		f.store.layers.file.end(f.sn)
+		f.sn = nil
+	}
+}
+
+// Vector is the place in the logs that the state is of.
+func (f *Frozen) Vector() (v Vector, err error) {
+	file := f.store.layers.file
+	for st := range streamCount {
+		var row streamRow
+		val, ok, err := file.get(f.sn, bMeta, st.key())
+		if err != nil {
+			return v, err
 		}
-		for st := range streamCount {
-			var row streamRow
-			if v, ok, err := s.layers.file.get(tx, bMeta, st.key()); err != nil {
-				return err
-			} else if ok && row.decode(v) != nil {
-				return s.layers.file.damaged(errMalformed)
-			}
-			out.Vector.set(st, row.position)
+		if ok && row.decode(val) != nil {
+			return v, file.damaged(errMalformed)
 		}
-		return nil
-	}, func(b bucket, key string, val []byte) {
-		var e encoder
-		e.string(key)
-		e.bytes(val)
-		sums[b].Write(e)
-	})
-	return out, err
+		v.set(st, row.position)
+	}
+	return v, nil
+}
+
+// Hash reads the whole state. It fails with ErrDamaged where a row cannot be trusted.
+func (f *Frozen) Hash(ctx context.Context) (out Hashes, err error) {
+	if out.Vector, err = f.Vector(); err != nil {
+		return out, err
+	}
+	out.Buckets = map[string][sha256.Size]byte{}
+	for b := range bucketCount {
+		sum := sha256.New()
+		_, err := f.store.layers.file.scanBucket(ctx, f.sn, b, func(_ bucket, key string, val []byte) {
+			var e encoder
+			e.string(key)
+			e.bytes(val)
+			sum.Write(e)
+		})
+		if err != nil {
+			return out, fmt.Errorf("hash projection: %w", err)
+		}
+		out.Buckets[b.String()] = [sha256.Size]byte(sum.Sum(nil))
+	}
+	return out, nil
 }
 
 // Stats describes the projection.

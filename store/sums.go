@@ -9,19 +9,34 @@ import (
 )
 
 // checksum adds up the fields of a record without encoding it.
-type checksum uint32
+type checksum struct {
+	sum    uint32
+	fields []byte // not yet in sum: a checksum of many short pieces costs more than one of the whole
+}
+
+// fieldsRoom is how many bytes of fields are added up at a time.
+const fieldsRoom = 512
+
+func newChecksum() *checksum { return &checksum{fields: make([]byte, 0, fieldsRoom)} }
 
 func (c *checksum) string(s string) {
 	c.num(uint64(len(s)))
-	*c = checksum(crc32.Update(uint32(*c), castagnoli, []byte(s)))
+	c.fields = append(c.fields, s...)
+	if len(c.fields) > fieldsRoom-128 { // the numbers up to the next string still fit
+		c.total()
+	}
 }
 
-func (c *checksum) bytes(b []byte) { *c = checksum(crc32.Update(uint32(*c), castagnoli, b)) }
+// bytes adds what may be long, and is not copied.
+func (c *checksum) bytes(b []byte) { c.sum = crc32.Update(c.total(), castagnoli, b) }
 
-func (c *checksum) num(n uint64) {
-	var b [8]byte
-	binary.LittleEndian.PutUint64(b[:], n)
-	c.bytes(b[:])
+func (c *checksum) num(n uint64) { c.fields = binary.LittleEndian.AppendUint64(c.fields, n) }
+
+// total is the checksum of all that was added.
+func (c *checksum) total() uint32 {
+	c.sum = crc32.Update(c.sum, castagnoli, c.fields)
+	c.fields = c.fields[:0]
+	return c.sum
 }
 
 func (c *checksum) time(t time.Time) {
@@ -49,19 +64,19 @@ func (c *checksum) matches(ms []record.Match) {
 
 // SumEvent is the checksum of a record of EVENTS.
 func SumEvent(e *record.Event) uint32 {
-	var c checksum
+	c := newChecksum()
 	c.num(uint64(e.Sequence))
 	c.time(e.Time)
 	c.string(e.Key.String())
 	c.string(string(e.Asked))
 	c.bytes(e.Body)
-	return uint32(c)
+	return c.total()
 }
 
 // SumMatches is the checksum of a record of MATCHES: a block or a job, or neither for one
 // that could not be read.
 func SumMatches(b *record.Block, j *record.Job) uint32 {
-	var c checksum
+	c := newChecksum()
 	if b != nil {
 		c.string(b.Partition)
 		c.num(uint64(b.Through))
@@ -82,15 +97,15 @@ func SumMatches(b *record.Block, j *record.Job) uint32 {
 			}
 		}
 	}
-	return uint32(c)
+	return c.total()
 }
 
 // SumOutcomes is the checksum of a record of OUTCOMES, nil for one that could not be read.
 func SumOutcomes(b *record.OutcomeBlock) uint32 {
-	var c checksum
 	if b == nil {
-		return uint32(c)
+		return 0
 	}
+	c := newChecksum()
 	c.string(b.Lane)
 	c.string(b.Owner)
 	c.num(uint64(b.After))
@@ -103,20 +118,20 @@ func SumOutcomes(b *record.OutcomeBlock) uint32 {
 		c.string(string(o.Code))
 		c.time(o.At)
 	}
-	return uint32(c)
+	return c.total()
 }
 
 // SumDead is the checksum of a record of DEAD, nil for one that could not be read.
 func SumDead(d *record.DeadLetter) uint32 {
-	var c checksum
 	if d == nil {
-		return uint32(c)
+		return 0
 	}
+	c := newChecksum()
 	c.id(d.MatchID)
 	c.string(string(d.Subscription))
 	c.num(uint64(d.Number))
 	c.num(uint64(d.Round))
 	c.string(string(d.Reason))
 	c.bytes(d.Body)
-	return uint32(c)
+	return c.total()
 }

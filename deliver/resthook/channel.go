@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"github.com/carillon-fhir/carillon/deliver"
 	"github.com/carillon-fhir/carillon/match/fhir/record"
@@ -56,8 +57,10 @@ const (
 	maxAnswerHeader = 32 << 10
 	// answerPatience is how long an answer's body may take once its status is here.
 	answerPatience = time.Second
-	// maxResponse bytes of an answer are recorded.
+	// maxResponse bytes of an answer are recorded, made of its first headLength: a character has
+	// up to four, and its place may be taken by one.
 	maxResponse = 512
+	headLength  = 4*maxResponse + utf8.UTFMax
 )
 
 // Channel makes rest-hook requests. It is safe for concurrent use.
@@ -125,50 +128,67 @@ func (c *Channel) Close() { c.transport.CloseIdleConnections() }
 // Send makes one request and judges its answer.
 func (c *Channel) Send(ctx context.Context, n deliver.Notification, t deliver.Target) (deliver.Receipt, *deliver.Error) {
 	began := time.Now()
-	// Cut when the answer is judged: what is left of its body is not waited for.
-	ctx, cut := context.WithCancel(ctx)
-	defer cut()
-	var handshake atomic.Bool // TLS failed; set by a dialling goroutine
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		TLSHandshakeDone: func(_ tls.ConnectionState, err error) { handshake.Store(err != nil) },
-	})
-	req, err := c.request(ctx, n, t)
+	u, err := c.endpoint(t)
 	if err != nil {
-		return deliver.Receipt{}, &deliver.Error{Code: record.RenderError, Err: err, Permanent: true}
+		return deliver.Receipt{}, unsendable(err)
+	}
+	var handshake *atomic.Bool
+	if u.Scheme == "https" {
+		ctx, handshake = traceTLS(ctx)
+	}
+	req, err := c.request(ctx, u, n, t)
+	if err != nil {
+		return deliver.Receipt{}, unsendable(err)
 	}
 	// The transport itself, not a Client: it follows nothing and keeps no cookies.
 	resp, err := c.transport.RoundTrip(req)
 	if err != nil {
-		return deliver.Receipt{}, classify(ctx, err, handshake.Load())
+		return deliver.Receipt{}, classify(ctx, err, handshake != nil && handshake.Load())
 	}
-	text := c.read(resp, cut)
+	text := read(resp)
 	if failure := judge(resp, text); failure != nil {
 		return deliver.Receipt{}, failure
 	}
 	return deliver.Receipt{Status: resp.StatusCode, Response: text, Took: time.Since(began)}, nil
 }
 
+func unsendable(err error) *deliver.Error {
+	return &deliver.Error{Code: record.RenderError, Err: err, Permanent: true}
+}
+
+// traceTLS gives a context that notes whether a TLS handshake failed, which the transport's
+// errors do not always say. The note is made by a dialling goroutine.
+func traceTLS(ctx context.Context) (context.Context, *atomic.Bool) {
+	failed := new(atomic.Bool)
+	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		TLSHandshakeDone: func(_ tls.ConnectionState, err error) { failed.Store(err != nil) },
+	}), failed
+}
+
 // read takes the beginning of the answer. A short one is read to its end, so that the
-// connection can serve again; one that is long, or slow, is cut off.
-func (c *Channel) read(resp *http.Response, cut context.CancelFunc) string {
-	patience := time.AfterFunc(answerPatience, cut)
-	defer patience.Stop()
+// connection can serve again; one that is long, or slow, is cut off: a body that is closed
+// before its end costs its connection, and ends a read that waits.
+func read(resp *http.Response) string {
 	defer resp.Body.Close()
-	// An error here changes nothing: the status was given.
-	head, _ := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
-	if len(head) > maxAnswer {
-		cut()
+	if resp.ContentLength == 0 {
+		return ""
 	}
+	patience := time.AfterFunc(answerPatience, func() { resp.Body.Close() })
+	defer patience.Stop()
+	// An error here changes nothing: the status was given.
+	head, _ := io.ReadAll(io.LimitReader(resp.Body, headLength))
+	io.Copy(io.Discard, io.LimitReader(resp.Body, maxAnswer+1-headLength))
 	return clean(head)
 }
 
 // judge is nil when the endpoint accepted.
 func judge(resp *http.Response, text string) *deliver.Error {
 	status := resp.StatusCode
+	if status >= 200 && status <= 299 {
+		return nil
+	}
 	failure := &deliver.Error{Code: record.HTTPStatus, Status: status, Response: text, RetryAfter: retryAfter(resp.Header, time.Now())}
 	switch {
-	case status >= 200 && status <= 299:
-		return nil
 	case status >= 300 && status <= 399:
 		failure.Code = record.Redirect
 		failure.Err = errors.New("redirects are not followed")

@@ -19,94 +19,127 @@ import (
 
 const fhirJSON = "application/fhir+json"
 
-// request builds what is sent. Its errors hold neither header values nor the endpoint's path.
-func (c *Channel) request(ctx context.Context, n deliver.Notification, t deliver.Target) (*http.Request, error) {
-	endpoint, err := url.Parse(t.Endpoint)
-	if err != nil || endpoint.Host == "" {
+// endpoint reads a target's endpoint. Its errors do not hold the path.
+func (c *Channel) endpoint(t deliver.Target) (*url.URL, error) {
+	u, err := url.Parse(t.Endpoint)
+	if err != nil || u.Host == "" {
 		return nil, errors.New("the endpoint is not an absolute URL")
 	}
-	if err := c.egress.scheme(endpoint); err != nil {
+	if err := c.egress.scheme(u); err != nil {
 		return nil, err
 	}
-	method, target, body := action(n, t, endpoint)
-	req, err := http.NewRequestWithContext(ctx, method, target.String(), reader(body))
+	u.Host = strings.TrimSuffix(u.Host, ":") // an empty port is the scheme's own
+	u.Fragment, u.RawFragment = "", ""
+	return u, nil
+}
+
+// request builds what is sent to an endpoint, whose URL it takes over. Its errors hold no header
+// values.
+func (c *Channel) request(ctx context.Context, u *url.URL, n deliver.Notification, t deliver.Target) (*http.Request, error) {
+	method, toInstance, body := action(n, t)
+	if toInstance {
+		addInstance(u, n.Key)
+	}
+	header, err := c.header(n, t)
 	if err != nil {
-		return nil, errors.New("the endpoint cannot be made a request of")
-	}
-	if err := c.header(req.Header, n, t); err != nil {
 		return nil, err
+	}
+	req := (&http.Request{
+		Method: method, URL: u, Host: u.Host, Header: header, Body: http.NoBody,
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+	}).WithContext(ctx)
+	// An empty body has a length of zero rather than an unknown one. GetBody lets the transport
+	// go to another connection when the idle one that it took turned out to be closed.
+	if len(body) > 0 {
+		req.ContentLength = int64(len(body))
+		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
+		req.Body, _ = req.GetBody()
 	}
 	return req, nil
 }
 
-// action is the table of styles: method, target and body.
-func action(n deliver.Notification, t deliver.Target, endpoint *url.URL) (method string, target *url.URL, body []byte) {
+// action is the table of styles: the method, whether it goes to the resource's own address
+// below the endpoint, and the body.
+func action(n deliver.Notification, t deliver.Target) (method string, toInstance bool, body []byte) {
 	switch {
 	case t.Style == deliver.StyleWebhook && n.Interaction == fhir.Delete:
-		return http.MethodPost, endpoint, []byte("{}")
+		return http.MethodPost, false, []byte("{}")
 	case t.Style == deliver.StyleWebhook: // Medplum ignores payload
-		return http.MethodPost, endpoint, n.Body
+		return http.MethodPost, false, n.Body
 	case t.Payload == "":
-		return http.MethodPost, endpoint, nil
+		return http.MethodPost, false, nil
 	case n.Interaction == fhir.Delete:
-		return http.MethodDelete, instance(endpoint, n.Key), nil
+		return http.MethodDelete, true, nil
 	}
-	return http.MethodPut, instance(endpoint, n.Key), n.Body
+	return http.MethodPut, true, n.Body
 }
 
-// instance is {endpoint}/{Type}/{id}. The endpoint's own path and query stay byte for byte.
-func instance(endpoint *url.URL, key fhir.Key) *url.URL {
-	u := *endpoint
-	tail := "/" + key.Type + "/" + string(key.ID) // neither needs escaping: FHIR's grammar of names and ids
-	u.RawPath = strings.TrimRight(endpoint.EscapedPath(), "/") + tail
-	u.Path = strings.TrimRight(endpoint.Path, "/") + tail
-	u.Fragment, u.RawFragment = "", ""
-	return &u
-}
-
-// reader gives a length of zero rather than an unknown one to an empty body.
-func reader(body []byte) io.Reader {
-	if len(body) == 0 {
-		return http.NoBody
+// addInstance makes {endpoint}/{Type}/{id} of an endpoint, whose own path and query stay byte
+// for byte.
+func addInstance(u *url.URL, key fhir.Key) {
+	// Neither needs escaping: FHIR's grammar of names and ids. RawPath is set where the path is
+	// written in another way than the usual escapes.
+	if u.RawPath != "" {
+		u.RawPath = strings.TrimRight(u.RawPath, "/") + "/" + key.Type + "/" + string(key.ID)
 	}
-	return bytes.NewReader(body)
+	u.Path = strings.TrimRight(u.Path, "/") + "/" + key.Type + "/" + string(key.ID)
 }
 
-func (c *Channel) header(h http.Header, n deliver.Notification, t deliver.Target) error {
+// How many headers are usually ours. With one more of the Subscription the plain ones make eight,
+// up to which a map is small.
+const (
+	plainHeaders   = 7
+	medplumHeaders = 3
+)
+
+// header makes room for all names and values at once: a dozen small pieces of memory for each
+// notification would be much of what a send allocates.
+func (c *Channel) header(n deliver.Notification, t deliver.Target) (http.Header, error) {
+	own := plainHeaders
+	if t.Style == deliver.StyleWebhook {
+		own += medplumHeaders
+	}
+	h := make(http.Header, own+len(t.Headers))
 	for i, line := range t.Headers {
 		name, value, err := splitHeader(line)
 		if err != nil {
-			return fmt.Errorf("channel.header[%d] %w", i, err)
+			return nil, fmt.Errorf("channel.header[%d] %w", i, err)
 		}
 		if name != "" {
 			h.Add(name, value)
 		}
 	}
+	values := make([]string, 0, own)
+	set := func(canonical, value string) {
+		values = append(values, value)
+		i := len(values)
+		h[canonical] = values[i-1 : i : i]
+	}
 	contentType := n.ContentType
 	if contentType == "" {
 		contentType = fhirJSON
 	}
-	h.Set("Content-Type", contentType)
-	h.Set("User-Agent", c.userAgent)
-	h.Set("Webhook-Id", n.Name())
-	h.Set("Webhook-Timestamp", strconv.FormatInt(time.Now().Unix(), 10))
-	h.Set("X-Carillon-Subscription", string(n.Subscription))
-	h.Set("X-Carillon-Event", strconv.FormatUint(uint64(n.Number), 10))
-	h.Set("X-Carillon-Attempt", strconv.Itoa(n.Attempt))
+	set("Content-Type", contentType)
+	set("User-Agent", c.userAgent)
+	set("Webhook-Id", n.Name())
+	set("Webhook-Timestamp", strconv.FormatInt(time.Now().Unix(), 10))
+	set("X-Carillon-Subscription", string(n.Subscription))
+	set("X-Carillon-Event", strconv.FormatUint(uint64(n.Number), 10))
+	set("X-Carillon-Attempt", strconv.Itoa(n.Attempt))
 	if n.Resend {
-		h.Set("X-Carillon-Resend", "true")
+		set("X-Carillon-Resend", "true")
 	}
 	if n.Trace != "" && validValue(n.Trace) {
-		h.Set("Traceparent", n.Trace)
+		set("Traceparent", n.Trace)
 	}
 	if t.Style == deliver.StyleWebhook {
-		h.Set("X-Medplum-Subscription", string(n.Subscription))
-		h.Set("X-Medplum-Interaction", string(n.Interaction))
+		set("X-Medplum-Subscription", string(n.Subscription))
+		set("X-Medplum-Interaction", string(n.Interaction))
 		if n.Interaction == fhir.Delete {
-			h.Set("X-Medplum-Deleted-Resource", n.Key.String())
+			set("X-Medplum-Deleted-Resource", n.Key.String())
 		}
 	}
-	return nil
+	return h, nil
 }
 
 // splitHeader reads one channel.header, Name: value. The value is everything after the first

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"slices"
+	"sync"
 )
 
 // ContentHash is equal for resources of equal meaning: white space, the order of members and
@@ -21,10 +22,26 @@ import (
 // members sorted by the bytes of their unescaped keys, each as a member mark, length, key and
 // value, and an end mark. No two trees share one form.
 func ContentHash(t *Tree) [16]byte {
-	h := hasher{t: t}
+	h := hashers.Get().(*hasher)
+	h.t = t
 	h.value(t.Root(), resource)
 	sum := sha256.Sum256(h.buf)
+	h.release()
 	return [16]byte(sum[:16])
+}
+
+// hashers holds the memory of hashes that were made, as trees does that of trees.
+var hashers = sync.Pool{New: func() any { return new(hasher) }}
+
+// keptForm bounds the memory that a hasher brings back.
+const keptForm = 64 << 10
+
+func (h *hasher) release() {
+	if cap(h.buf) > keptForm || cap(h.order) > keptNodes {
+		return
+	}
+	h.t, h.buf, h.order = nil, h.buf[:0], h.order[:0]
+	hashers.Put(h)
 }
 
 // place says which members of an object are left out.

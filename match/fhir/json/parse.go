@@ -16,6 +16,13 @@ const (
 	DefaultBytes = 8 << 20
 )
 
+// A new tree begins with room for a resource of usual density, which spares it growing step by
+// step; the room is bounded, since the length of a document says little of one that is mostly text.
+const (
+	bytesPerNode = 40
+	firstNodes   = 256
+)
+
 // Limits bound what a document may ask of the parser. A zero field means its default.
 type Limits struct {
 	Depth int // objects and arrays within one another; DefaultDepth if zero
@@ -41,6 +48,9 @@ func (t *Tree) Parse(data []byte, limits Limits) error {
 	}
 	if size <= 0 {
 		size = DefaultBytes
+	}
+	if t.nodes == nil {
+		t.nodes = make([]node, 0, min(2+len(data)/bytesPerNode, firstNodes))
 	}
 	t.text, t.keys, t.nodes, t.hashes = data, t.keys[:0], append(t.nodes[:0], node{}), t.hashes[:0]
 	// Offsets are 32 bits wide, and a document has fewer nodes than bytes.

@@ -23,31 +23,37 @@ type SpliceOptions struct {
 // of numbers included. body must be an object, and its meta, where present, as well; the
 // result never shares memory with it.
 func Splice(body []byte, o SpliceOptions) ([]byte, error) {
-	t, err := parseStored(body)
-	if err != nil {
+	t := Borrow()
+	defer t.Release()
+	if err := t.parseStored(body); err != nil {
 		return nil, err
 	}
-	return t.Splice(o)
+	return t.splice(&t.edits, o)
 }
 
 // Splice is the function of that name for a body that is parsed already.
-func (t *Tree) Splice(o SpliceOptions) ([]byte, error) {
+func (t *Tree) Splice(o SpliceOptions) ([]byte, error) { return t.splice(new(edits), o) }
+
+func (t *Tree) splice(e *edits, o SpliceOptions) ([]byte, error) {
 	root := t.Root()
 	if t.Kind(root) != Object {
 		return nil, errors.New("splice: the document is no object")
 	}
-	e := edits{t: t}
+	e.begin(t)
 	if o.ID != "" {
-		e.set(root, "id", quote(o.ID), "resourceType")
+		e.set(root, "id", e.quote(o.ID), "resourceType")
 	}
-	var members []member
+	var members [2]member
+	n := 0
 	if o.VersionID != "" {
-		members = append(members, member{"versionId", quote(o.VersionID)})
+		members[n] = member{"versionId", e.quote(o.VersionID)}
+		n++
 	}
 	if !o.LastUpdated.IsZero() {
-		members = append(members, member{"lastUpdated", quote(o.LastUpdated.UTC().Format("2006-01-02T15:04:05.000Z"))})
+		members[n] = member{"lastUpdated", e.instant(o.LastUpdated)}
+		n++
 	}
-	if err := e.meta(root, members, o.KeepMeta); err != nil {
+	if err := e.meta(root, members[:n], o.KeepMeta); err != nil {
 		return nil, err
 	}
 	return e.apply(), nil
@@ -56,28 +62,30 @@ func (t *Tree) Splice(o SpliceOptions) ([]byte, error) {
 // SetString gives body with the top-level member key set to a string: replaced, or added at
 // the end where it is missing. Every other byte stays as it is.
 func SetString(body []byte, key, value string) ([]byte, error) {
-	t, err := parseStored(body)
-	if err != nil {
+	t := Borrow()
+	defer t.Release()
+	if err := t.parseStored(body); err != nil {
 		return nil, err
 	}
 	root := t.Root()
 	if t.Kind(root) != Object {
 		return nil, errors.New("set member: the document is no object")
 	}
-	e := edits{t: t}
+	e := &t.edits
+	e.begin(t)
 	last := ""
 	for m := t.First(root); m != 0; m = t.Next(m) {
 		last = t.Key(m)
 	}
-	e.set(root, key, quote(value), last)
+	e.set(root, key, e.quote(value), last)
 	return e.apply(), nil
 }
 
 // storedDepth is beyond every limit that a body passed on its way in, whatever it was then.
 const storedDepth = 10000
 
-func parseStored(body []byte) (*Tree, error) {
-	return Parse(body, Limits{Depth: storedDepth, Bytes: math.MaxInt})
+func (t *Tree) parseStored(body []byte) error {
+	return t.Parse(body, Limits{Depth: storedDepth, Bytes: math.MaxInt})
 }
 
 type member struct {
@@ -91,9 +99,64 @@ type edit struct {
 	text     []byte
 }
 
+// edits collects what is to be replaced. One that is used again keeps its memory.
 type edits struct {
 	t    *Tree
 	list []edit
+	buf  []byte // where the texts are put together; what stands there is not written again
+}
+
+func (e *edits) begin(t *Tree) {
+	if e.buf == nil {
+		e.list, e.buf = make([]edit, 0, 4), make([]byte, 0, 256) // what a usual Splice needs
+	}
+	e.t, e.list, e.buf = t, e.list[:0], e.buf[:0]
+}
+
+// join puts a text together.
+func (e *edits) join(parts ...[]byte) []byte {
+	from := len(e.buf)
+	for _, p := range parts {
+		e.buf = append(e.buf, p...)
+	}
+	return e.buf[from:len(e.buf):len(e.buf)]
+}
+
+// quote writes a JSON string.
+func (e *edits) quote(s string) []byte {
+	from := len(e.buf)
+	if needsEscape(s) {
+		b, err := json.Marshal(s)
+		if err != nil {
+			panic("json: " + err.Error()) // a string always has a JSON form
+		}
+		e.buf = append(e.buf, b...)
+	} else {
+		e.buf = append(append(append(e.buf, '"'), s...), '"')
+	}
+	return e.buf[from:len(e.buf):len(e.buf)]
+}
+
+// needsEscape reports whether encoding/json may write a string in another way than as it is.
+func needsEscape(s string) bool {
+	for i := range len(s) {
+		switch c := s[i]; c {
+		case '"', '\\', '<', '>', '&':
+			return true
+		default:
+			if c < ' ' || c > '~' {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// instant writes a time as a JSON string of FHIR's instant, in UTC with milliseconds.
+func (e *edits) instant(t time.Time) []byte {
+	from := len(e.buf)
+	e.buf = t.UTC().AppendFormat(e.buf, `"2006-01-02T15:04:05.000Z"`)
+	return e.buf[from:len(e.buf):len(e.buf)]
 }
 
 func (e *edits) replace(n Node, text []byte) {
@@ -108,18 +171,18 @@ func (e *edits) set(n Node, key string, text []byte, after string) {
 		e.replace(m, text)
 		return
 	}
-	text = slices.Concat(quote(key), []byte{':'}, text)
+	name := e.quote(key)
 	if a := e.t.Get(n, after); a != 0 {
 		end := e.t.at(a).end
-		e.list = append(e.list, edit{end, end, slices.Concat([]byte{','}, text)})
+		e.list = append(e.list, edit{end, end, e.join([]byte{','}, name, []byte{':'}, text)})
 		return
 	}
-	e.prepend(n, text)
+	e.prepend(n, e.join(name, []byte{':'}, text))
 }
 
 func (e *edits) prepend(n Node, text []byte) {
 	if e.t.First(n) != 0 {
-		text = append(text, ',')
+		text = e.join(text, []byte{','})
 	}
 	at := e.t.at(n).start + 1
 	e.list = append(e.list, edit{at, at, text})
@@ -134,11 +197,10 @@ func (e *edits) meta(root Node, members []member, keep bool) error {
 	var missing []byte
 	for _, m := range members {
 		switch at := e.t.Get(n, m.key); {
+		case at == 0 && missing == nil:
+			missing = e.join(e.quote(m.key), []byte{':'}, m.text)
 		case at == 0:
-			if missing != nil {
-				missing = append(missing, ',')
-			}
-			missing = slices.Concat(missing, quote(m.key), []byte{':'}, m.text)
+			missing = e.join(missing, []byte{','}, e.quote(m.key), []byte{':'}, m.text)
 		case !keep:
 			e.replace(at, m.text)
 		}
@@ -148,7 +210,7 @@ func (e *edits) meta(root Node, members []member, keep bool) error {
 	case n != 0:
 		e.prepend(n, missing)
 	default:
-		e.addMeta(root, slices.Concat([]byte{'{'}, missing, []byte{'}'}))
+		e.addMeta(root, e.join([]byte{'{'}, missing, []byte{'}'}))
 	}
 	return nil
 }
@@ -163,13 +225,10 @@ func (e *edits) addMeta(root Node, text []byte) {
 	if e.t.Get(root, after) == 0 && len(e.list) > 0 {
 		// Both go to the front of the object: the id has written the comma, if one is needed.
 		id := &e.list[len(e.list)-1]
-		comma := e.t.First(root) != 0
-		if comma {
-			id.text = id.text[:len(id.text)-1]
-		}
-		id.text = slices.Concat(id.text, []byte(`,"meta":`), text)
-		if comma {
-			id.text = append(id.text, ',')
+		if e.t.First(root) != 0 {
+			id.text = e.join(id.text[:len(id.text)-1], []byte(`,"meta":`), text, []byte{','})
+		} else {
+			id.text = e.join(id.text, []byte(`,"meta":`), text)
 		}
 		return
 	}
@@ -180,7 +239,7 @@ func (e *edits) apply() []byte {
 	slices.SortStableFunc(e.list, func(a, b edit) int { return int(a.from) - int(b.from) })
 	size := len(e.t.text)
 	for _, d := range e.list {
-		size += len(d.text)
+		size += len(d.text) - int(d.to-d.from)
 	}
 	out, at := make([]byte, 0, size), uint32(0)
 	for _, d := range e.list {
@@ -188,13 +247,4 @@ func (e *edits) apply() []byte {
 		at = d.to
 	}
 	return append(out, e.t.text[at:]...)
-}
-
-// quote writes a JSON string.
-func quote(s string) []byte {
-	b, err := json.Marshal(s)
-	if err != nil {
-		panic("json: " + err.Error()) // a string always has a JSON form
-	}
-	return b
 }

@@ -3,6 +3,7 @@ package json
 import (
 	"bytes"
 	"iter"
+	"sync"
 )
 
 // Kind is the JSON type of a node.
@@ -52,6 +53,29 @@ type Tree struct {
 	// Scratch of the parser.
 	hashes []uint32
 	table  []Node
+	edits  edits // of one who owns the tree alone
+}
+
+// trees holds trees that were given back, so that a document that is read once and forgotten
+// costs no memory. It is a matter of memory alone: no call sees what another has parsed.
+var trees = sync.Pool{New: func() any { return new(Tree) }}
+
+// keptNodes bounds the memory that a tree brings back: that of a rare large document would stay
+// for ever with the many small ones.
+const keptNodes = 4096
+
+// Borrow gives an empty tree for a short use. Who borrows it calls Release when nothing refers
+// to its document any more, or leaves the tree to the garbage collector.
+func Borrow() *Tree { return trees.Get().(*Tree) }
+
+// Release gives a tree back. It must not be used afterwards, and neither must bytes that
+// KeyText gave.
+func (t *Tree) Release() {
+	if cap(t.nodes) > keptNodes || cap(t.keys) > keptNodes || cap(t.edits.buf) > keptNodes {
+		return
+	}
+	t.reset()
+	trees.Put(t)
 }
 
 // Root is the document's value.
