@@ -15,13 +15,17 @@ FUZZTIME  ?= 30s
 BENCHTIME ?= 1s
 BENCH     ?= --events 100000
 
-.PHONY: help run build test short lint e2e fuzz bench chaos cover clean
+.PHONY: help run cluster build test short lint e2e fuzz bench chaos soak mutants cover clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 18
 
 run: build ## build, then run one node with defaults in the foreground, data in ./carillon-data
 	bin/carillon serve --dev
+
+cluster: build ## build, then run three nodes in the foreground, configuration and data in ./carillon-cluster
+	@test -e carillon-cluster || bin/carillon cluster init --quiet --local 3 --dir ./carillon-cluster
+	@cmd/carillon/dist/cluster.sh bin/carillon ./carillon-cluster
 
 build: ## build bin/carillon, static, with its version
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/carillon ./cmd/carillon
@@ -42,8 +46,15 @@ lint: ## gofmt, go vet, staticcheck
 e2e: ## the promises, on the real binary
 	go test -count=1 -v -timeout 45m ./e2e/...
 
-chaos: ## e2e with many kills and simulated power cuts; power cuts need root and loop devices
-	E2E_CHAOS=1 E2E_CRASHES=20 go test -count=1 -v -timeout 90m ./e2e/...
+chaos: ## ten minutes of faults under load, drawn by SEED, on NODES nodes; needs root, iproute2, e2fsprogs, iptables, strace for all of them
+	E2E_CHAOS=1 E2E_CRASHES=10 go test -count=1 -v -timeout 90m -run 'Invariant01|AFullDisk' ./e2e
+	E2E_CHAOS=1 E2E_FOR=8m E2E_SEED=$(SEED) E2E_NODES=$(NODES) go test -count=1 -v -timeout 0 -run 'TestChaos$$' ./e2e/chaos
+
+soak: ## the same for as long as FOR says (1h)
+	E2E_CHAOS=1 E2E_FOR=$(or $(FOR),1h) E2E_SEED=$(SEED) E2E_NODES=$(NODES) go test -count=1 -v -timeout 0 -run 'TestChaos$$' ./e2e/chaos
+
+mutants: ## builds with seeded bugs, each of which the checker of chaos must find
+	E2E_MUTANTS=all E2E_SEED=$(SEED) E2E_NODES=$(NODES) go test -count=1 -v -timeout 0 -run 'TestMutants$$' ./e2e/chaos
 
 fuzz: ## each fuzz test for FUZZTIME (30s)
 	@grep -rl --include='*_test.go' '^func Fuzz' . | while read -r file; do \
@@ -62,5 +73,5 @@ cover: ## test coverage, into coverage.html
 	go tool cover -html coverage.out -o coverage.html
 	go tool cover -func coverage.out | tail -n 1
 
-clean: ## remove what the other targets made, but not ./carillon-data
+clean: ## remove what the other targets made, but not ./carillon-data and ./carillon-cluster
 	rm -rf bin coverage.out coverage.html carillon-bench-*

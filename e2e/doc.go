@@ -6,6 +6,7 @@
 //	deadletter_test.go  a failing endpoint: the schedule, one dead letter, its replay
 //	ingest_test.go      bulk ingest, compared with an independent reading of the file
 //	producers_test.go   beside HAPI, beside Medplum, beside a NATS producer
+//	natscli_test.go     the nats command line with a login: what it may, and nothing else
 //	power_test.go       power cuts on a disk of its own (make chaos)
 //
 // The helpers are in e2e/harness.

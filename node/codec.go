@@ -41,19 +41,22 @@ const ingestID fhir.ID = "ingest"
 
 // eventMessage is the message that carries a change into the log.
 func eventMessage(e record.Event) stream.Msg {
-	h := nats.Header{}
-	if e.Asked != "" {
-		h.Set(headerInteraction, string(e.Asked))
+	var h nats.Header // most changes have none
+	set := func(name, value string) {
+		if value == "" {
+			return
+		}
+		if h == nil {
+			h = nats.Header{}
+		}
+		h.Set(name, value)
 	}
+	set(headerInteraction, string(e.Asked))
 	if e.Feed {
-		h.Set(headerFeed, "true")
+		set(headerFeed, "true")
 	}
-	if e.Owner != "" {
-		h.Set(headerOwner, e.Owner)
-	}
-	if e.Trace != "" {
-		h.Set(headerTrace, e.Trace)
-	}
+	set(headerOwner, e.Owner)
+	set(headerTrace, e.Trace)
 	return stream.Msg{Subject: stream.IngestSubject(e.Key), Header: h, Data: e.Body}
 }
 

@@ -25,6 +25,7 @@ type ends struct {
 type ending struct {
 	Subscription fhir.ID         `json:"subscription"`
 	Birth        record.Sequence `json:"birth"`
+	Version      record.Sequence `json:"version,omitempty"` // that set the timer
 }
 
 func newEnds(schedule func(context.Context, string, time.Time, []byte) error) *ends {
@@ -72,7 +73,7 @@ func (e *ends) setAll(ctx context.Context) bool {
 	e.mu.Unlock()
 	all := true
 	for id, s := range due {
-		data := record.Encode(ending{Subscription: id, Birth: s.birth})
+		data := record.Encode(ending{Subscription: id, Birth: s.birth, Version: s.version})
 		if e.schedule(ctx, "end."+stream.IDToken(id), s.End, data) == nil {
 			continue
 		}

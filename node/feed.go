@@ -31,9 +31,11 @@ type feed struct {
 	lanes    map[string]*deliver.Lane
 	observe  *observer
 
-	changed func(*subscription) // a Subscription was written; called in the order of the log
-	closed  func() bool         // plain subscribers hear of no changes: the API asks for a login
-	live    atomic.Bool         // the logs were folded to their ends; before that all is old news
+	changed func(*subscription)                             // a Subscription was written; called in the order of the log
+	closed  func() bool                                     // plain subscribers hear of no changes: the API asks for a login
+	notices func(record.Change) bool                        // this node is the one that tells plain subscribers of a change
+	marked  func(partition string, through record.Sequence) // a partition is matched so far
+	live    atomic.Bool                                     // the logs were folded to their ends; before that all is old news
 
 	unreadable atomic.Uint64 // records that could not be read at all
 }
@@ -86,14 +88,13 @@ func (f *feed) skipPurged(ctx context.Context) error {
 // shows them to the runners, so an event is always matched by all that was in force.
 func (f *feed) foldEvents(ctx context.Context, ms []stream.Message) error {
 	events := make([]record.Event, 0, len(ms))
-	stored := make([]stream.Message, 0, len(ms))
 	for _, m := range ms {
 		e, ok, err := parseEvent(m)
 		switch {
 		case err != nil:
 			f.setAside("EVENTS", m, err)
 		case ok:
-			events, stored = append(events, e), append(stored, m)
+			events = append(events, e)
 		default:
 			f.control(m)
 		}
@@ -103,18 +104,22 @@ func (f *feed) foldEvents(ctx context.Context, ms []stream.Message) error {
 	if err != nil {
 		return err
 	}
-	stored = stored[len(stored)-len(changes):] // what was folded before gives no change
-	for i, c := range changes {
-		if c.Interaction != fhir.Unchanged && f.live.Load() && !f.closed() {
-			f.server.Notice(stored[i])
+	rest, notice := ms, f.live.Load() && !f.closed()
+	for i := range changes {
+		c := &changes[i]
+		for rest[0].Sequence != c.Sequence { // what is no event, and what was folded before, gives no change
+			rest = rest[1:]
+		}
+		if notice && c.Interaction != fhir.Unchanged && f.notices(*c) {
+			f.server.Notice(rest[0])
 		}
 		if c.Key.Type == "Subscription" {
-			if s := f.subs.apply(c); s != nil {
+			if s := f.subs.apply(*c); s != nil {
 				f.changed(s)
 			}
 		}
 		f.versions.put(c.Event)
-		f.observe.ingested(c)
+		f.observe.ingested(*c)
 	}
 	f.ring.add(changes, last)
 	return nil
@@ -150,6 +155,9 @@ func (f *feed) foldMatches(ctx context.Context, ms []stream.Message) error {
 		if err != nil {
 			return err
 		}
+		if b != nil {
+			f.marked(b.Partition, b.Through)
+		}
 		f.observe.matched(len(pending))
 		f.offer(pending)
 	}
@@ -183,16 +191,25 @@ func (f *feed) offer(pending []store.Pending) {
 	if len(pending) == 0 {
 		return
 	}
-	byLane := map[string][]deliver.Pending{}
-	for _, p := range pending {
+	lanes := make([]string, len(pending))
+	sizes := map[string]int{}
+	for i := range pending {
+		p := &pending[i]
 		h, ok := f.subs.home(p.Birth)
 		if !ok {
 			f.log.Error("a match names a Subscription that is not known", "subscription", p.Subscription, "event", p.Event)
 			continue
 		}
-		byLane[h.lane] = append(byLane[h.lane], toPending(p))
+		lanes[i] = h.lane
+		sizes[h.lane]++
 	}
-	for lane, ps := range byLane {
+	for lane, n := range sizes {
+		ps := make([]deliver.Pending, 0, n)
+		for i := range pending {
+			if lanes[i] == lane {
+				ps = append(ps, toPending(pending[i]))
+			}
+		}
 		f.lanes[lane].Offer(ps)
 	}
 }

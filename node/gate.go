@@ -29,6 +29,7 @@ type gate struct {
 	store    *store.Store
 	events   *stream.Publisher // of EVENTS
 	newest   func(ctx context.Context, subject string) (stream.Message, error)
+	end      func(context.Context) (record.Sequence, error) // of what was acknowledged, by whichever node
 	ring     *ring
 	versions *versions
 	subs     *registry
@@ -159,14 +160,11 @@ func (g *gate) plan(ctx context.Context, w api.Write) (plan, error) {
 		}
 		p.messages, p.event = append(p.messages, unique), 1
 	}
-	res, known, err := g.store.Resource(w.Key)
+	res, known, err := g.current(ctx, w)
 	if err != nil {
 		return plan{}, err
 	}
 	p.expect = res.Last
-	if err := ifMatch(w, res, known); err != nil {
-		return plan{}, err
-	}
 	bodies, warnings, err := g.bodies(ctx, w)
 	if err != nil {
 		return plan{}, err
@@ -198,6 +196,36 @@ func (g *gate) plan(ctx context.Context, w api.Write) (plan, error) {
 		p.expectAll()
 	}
 	return p, nil
+}
+
+// current is the resource as the projection has it, once that fulfils the client's If-Match. A
+// version that another node has acknowledged may not be folded here yet: before a client is told
+// of a conflict, everything that the log has of the resource is.
+func (g *gate) current(ctx context.Context, w api.Write) (res store.Resource, known bool, err error) {
+	res, known, err = g.store.Resource(w.Key)
+	if err != nil {
+		return res, known, err
+	}
+	conflict := ifMatch(w, res, known)
+	if conflict == nil {
+		return res, known, nil
+	}
+	newest, err := g.newest(ctx, stream.EventSubject(w.Key))
+	switch {
+	case errors.Is(err, stream.ErrNotFound):
+		return res, known, conflict
+	case err != nil:
+		return res, known, refusal(err)
+	case newest.Sequence <= res.Last:
+		return res, known, conflict
+	}
+	if err := g.ring.wait(ctx, newest.Sequence); err != nil {
+		return res, known, err
+	}
+	if res, known, err = g.store.Resource(w.Key); err != nil {
+		return res, known, err
+	}
+	return res, known, ifMatch(w, res, known)
 }
 
 // ifMatch compares the version that the client names with the current one.
@@ -254,20 +282,18 @@ func (g *gate) owner(w api.Write) string {
 // the projection and holds only if that has seen the newest record of the resource.
 func (g *gate) changesNothing(ctx context.Context, w api.Write, body []byte, res store.Resource, known bool) (bool, error) {
 	exists := known && !res.Deleted
-	// What is on its way decides first: a delete behind a create must not be judged by the state
-	// before both. Asked before the log is, so that nothing slips in between.
-	if g.events.Pending(stream.EventSubject(w.Key)) {
+	deletes := w.Interaction == fhir.Delete
+	if deletes && (exists || w.Feed && !known) || !deletes && !exists {
 		return false, nil
 	}
-	switch {
-	case w.Interaction == fhir.Delete:
-		if exists || (w.Feed && !known) {
-			return false, nil
-		}
-	case !exists:
+	// What is on its way decides first: a delete behind a create must not be judged by the state
+	// before both. Asked before the log is, so that nothing slips in between.
+	subject := stream.EventSubject(w.Key)
+	if g.events.Pending(subject) {
 		return false, nil
-	default:
-		sum, _, err := hashBody(body)
+	}
+	if !deletes {
+		sum, err := contentHash(body)
 		if err != nil {
 			return false, fhir.Refuse(fhir.IssueStructure, "", err.Error())
 		}
@@ -275,7 +301,7 @@ func (g *gate) changesNothing(ctx context.Context, w api.Write, body []byte, res
 			return false, nil
 		}
 	}
-	last, err := g.newest(ctx, stream.EventSubject(w.Key))
+	last, err := g.newest(ctx, subject)
 	if errors.Is(err, stream.ErrNotFound) {
 		return res.Last == 0, nil
 	}
@@ -289,13 +315,17 @@ func (g *gate) changesNothing(ctx context.Context, w api.Write, body []byte, res
 func (g *gate) standing(ctx context.Context, w api.Write, res store.Resource, known bool) (api.Written, error) {
 	out := api.Written{Key: w.Key, Interaction: fhir.Unchanged}
 	if !known || res.Deleted {
+		out.Gone = true
+		return out, nil
+	}
+	out.Version, out.Time = res.Version, res.Time
+	if w.Brief {
 		return out, nil
 	}
 	e, err := g.versions.Event(ctx, res.Version)
 	if err != nil {
 		return api.Written{}, fmt.Errorf("read %s version %d: %w", w.Key, res.Version, err)
 	}
-	out.Version, out.Time = res.Version, res.Time
 	out.Body, err = shown(e)
 	return out, err
 }
@@ -323,8 +353,12 @@ func (g *gate) unique(ctx context.Context, w api.Write) (plan, stream.Msg, error
 	if err := g.search.selecting(w.Key.Type, query); err != nil {
 		return plan{}, stream.Msg{}, err
 	}
-	// What a NATS producer was told is in the log may not be folded yet.
-	if err := g.ring.wait(ctx, g.events.Durable()); err != nil {
+	// What a producer was told, here or by another node, is in the log and may not be folded yet.
+	last, err := g.end(ctx)
+	if err != nil {
+		return plan{}, stream.Msg{}, refusal(err)
+	}
+	if err := g.ring.wait(ctx, last); err != nil {
 		return plan{}, stream.Msg{}, err
 	}
 	found, err := g.search.find(ctx, w.Key.Type, query)
@@ -383,7 +417,11 @@ func messageID(w api.Write, n int) string {
 // is not so: a correlation id that came with several writes is then no id of this one (again),
 // and a key that its client gave for one write is refused.
 func (g *gate) repeated(ctx context.Context, w api.Write, p plan, seq record.Sequence) (again bool, out api.Written, err error) {
-	if err := g.ring.wait(ctx, max(seq, g.events.Durable())); err != nil {
+	end, err := g.end(ctx)
+	if err != nil {
+		return false, out, refusal(err)
+	}
+	if err := g.ring.wait(ctx, max(seq, end)); err != nil {
 		return false, out, err
 	}
 	res, known, err := g.store.Resource(w.Key)
@@ -396,7 +434,7 @@ func (g *gate) repeated(ctx context.Context, w api.Write, p plan, seq record.Seq
 		if err != nil {
 			return false, out, err
 		}
-		sum, _, err := hashBody(bodies[len(bodies)-1])
+		sum, err := contentHash(bodies[len(bodies)-1])
 		made = err == nil && known && !res.Deleted && sum == res.Hash
 	}
 	switch {
@@ -458,6 +496,7 @@ func (g *gate) written(ctx context.Context, w api.Write, p plan, first record.Se
 	}
 	switch out.Interaction {
 	case fhir.Delete:
+		out.Gone = true
 		return out, nil
 	case fhir.Unchanged:
 		res, known, err := g.store.Resource(w.Key)
@@ -467,6 +506,9 @@ func (g *gate) written(ctx context.Context, w api.Write, p plan, first record.Se
 		standing, err := g.standing(ctx, w, res, known)
 		standing.Warnings = p.warnings
 		return standing, err
+	}
+	if w.Brief {
+		return out, nil
 	}
 	e, err := g.versions.Event(ctx, seq)
 	if err != nil {
@@ -505,11 +547,22 @@ func shown(e record.Event) ([]byte, error) {
 
 // hashBody is the content hash and the identifiers of a resource, as the store keeps them.
 func hashBody(body []byte) ([16]byte, [][2]string, error) {
-	t, err := json.Parse(body, json.Limits{})
-	if err != nil {
+	t := json.Borrow()
+	defer t.Release()
+	if err := t.Parse(body, json.Limits{}); err != nil {
 		return [16]byte{}, nil, err
 	}
 	return json.ContentHash(t), identifiers(t), nil
+}
+
+// contentHash is hashBody for who asks only whether a change changes anything.
+func contentHash(body []byte) ([16]byte, error) {
+	t := json.Borrow()
+	defer t.Release()
+	if err := t.Parse(body, json.Limits{}); err != nil {
+		return [16]byte{}, err
+	}
+	return json.ContentHash(t), nil
 }
 
 // refusal turns what the log says of a write into what a client is told.

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/carillon-fhir/carillon/deliver"
 	"github.com/carillon-fhir/carillon/match/fhir"
@@ -18,8 +19,9 @@ import (
 
 // queue is what a lane sees of the store (deliver.Queue).
 type queue struct {
-	store *store.Store
-	subs  *registry
+	store    *store.Store
+	subs     *registry
+	versions *versions
 }
 
 func (q queue) Subscribers(lane string) ([]deliver.Subscriber, error) {
@@ -36,9 +38,12 @@ func (q queue) Subscribers(lane string) ([]deliver.Subscriber, error) {
 	return out, nil
 }
 
+// PendingFrom gives a page of a backlog, and lets versions know that its events come next.
 func (q queue) PendingFrom(birth record.Sequence, after fhir.EventNumber, limit int) ([]deliver.Pending, error) {
 	ps, err := q.store.PendingFrom(birth, after, limit)
-	return toPendings(ps), err
+	page := toPendings(ps)
+	q.versions.expect(page)
+	return page, err
 }
 
 func (q queue) MatchByID(id record.MatchID) (deliver.Pending, bool, error) {
@@ -54,8 +59,9 @@ func (q queue) Last(birth record.Sequence) (fhir.EventNumber, error) { return q.
 type outcomes struct {
 	server *stream.Server
 	store  *store.Store
-	node   string // name of the node
-	run    string // names this process among those that the node has had
+	node   string                 // name of the node
+	run    string                 // names this process among those that the node has had
+	alive  func(node string) bool // whether another node holds a lease
 
 	mu   sync.Mutex
 	last map[string]record.Sequence // newest block of each lane that we own
@@ -73,10 +79,15 @@ func (o *outcomes) Release(ctx context.Context, lane string) error {
 	return o.append(ctx, lane, record.OutcomeBlock{Released: true})
 }
 
+// handover is how long the owner before may take to end what it has in flight, when it is alive
+// and the lane has moved for the sake of balance: the drain of a lane and the answer of its
+// endpoint, with room. One that is gone is not waited for.
+const handover = 20 * time.Second
+
 // Take makes this process the lane's owner and waits until the store knows all that the one
 // before it did, and every match that there was.
 func (o *outcomes) Take(ctx context.Context, lane string) (clean bool, err error) {
-	newest, seq, err := o.newest(ctx, lane)
+	newest, seq, err := o.awaitRelease(ctx, lane)
 	if err != nil {
 		return false, err
 	}
@@ -91,6 +102,27 @@ func (o *outcomes) Take(ctx context.Context, lane string) (clean bool, err error
 		return false, err
 	}
 	return clean, o.store.WaitApplied(ctx, store.Vector{Outcomes: o.get(lane), Matches: matches})
+}
+
+// awaitRelease reads the lane's newest block. While another node that is alive has the lane it
+// is given time to release it: taken at once, its attempts in flight would be made twice.
+func (o *outcomes) awaitRelease(ctx context.Context, lane string) (newest record.OutcomeBlock, seq record.Sequence, err error) {
+	deadline := time.Now().Add(handover)
+	for {
+		newest, seq, err = o.newest(ctx, lane)
+		if err != nil {
+			return newest, seq, err
+		}
+		before, _, _ := strings.Cut(newest.Owner, "/")
+		if seq == 0 || newest.Released || before == o.node || !o.alive(before) || time.Now().After(deadline) {
+			return newest, seq, nil
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+			return newest, seq, ctx.Err()
+		}
+	}
 }
 
 // append writes a block. After an append that may have happened the chain is one further than

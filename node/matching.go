@@ -141,8 +141,8 @@ func (d deadIngest) SetAside(ctx context.Context, e record.Event, reason string)
 }
 
 // loadTable reads the partition table of the cluster, or proposes the default one to a new
-// cluster. Whoever proposes first wins.
-func loadTable(ctx context.Context, server *stream.Server) (*match.Table, error) {
+// cluster of so many nodes. Whoever proposes first wins.
+func loadTable(ctx context.Context, server *stream.Server, nodes int) (*match.Table, error) {
 	subject := stream.ControlSubject("partitions")
 	for {
 		m, err := server.LastFor(ctx, stream.Events, subject)
@@ -156,14 +156,14 @@ func loadTable(ctx context.Context, server *stream.Server) (*match.Table, error)
 		if !errors.Is(err, stream.ErrNotFound) {
 			return nil, err
 		}
-		_, err = server.Append(ctx, stream.Events, subject, record.Encode(match.DefaultPartitions(1)), 0)
+		_, err = server.Append(ctx, stream.Events, subject, record.Encode(match.DefaultPartitions(nodes)), 0)
 		if err != nil && !errors.Is(err, stream.ErrConflict) {
 			return nil, fmt.Errorf("propose the partition table: %w", err)
 		}
 	}
 }
 
-// marks follows how far each partition is matched, as far as this process has seen.
+// marks follows how far each partition is matched, whoever matches it, by the blocks folded.
 type marks struct {
 	mu sync.Mutex
 	at map[string]record.Sequence

@@ -83,9 +83,8 @@ func (o *observer) refused(t fhir.IssueType) { o.eventsRefused.WithLabelValues(s
 
 func (o *observer) matched(n int) { o.matches.Add(float64(n)) }
 
-func (o *observer) matching(passed func(record.Sequence)) match.Observer {
+func (o *observer) matching() match.Observer {
 	return match.Observer{
-		Published:   func(through record.Sequence, _ int, _ time.Duration) { passed(through) },
 		Matched:     func(_ int, took time.Duration) { o.matchSeconds.Observe(took.Seconds()) },
 		SetAside:    o.setAside.Inc,
 		Interrupted: func(error) { o.interrupted.Inc() },

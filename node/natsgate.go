@@ -26,6 +26,7 @@ import (
 // written in the order in which it was sent.
 type natsGate struct {
 	log     *slog.Logger
+	server  *stream.Server
 	gate    *gate
 	defs    *search.Definitions
 	tokens  *tokens
@@ -52,8 +53,8 @@ const (
 const errCodeRefused = 20000
 
 // run serves producers until ctx ends, then answers those that it has begun with.
-func (n *natsGate) run(ctx context.Context, edge *nats.Conn) error {
-	sub, err := edge.Subscribe(stream.FilterIngest, func(m *nats.Msg) { n.serve(ctx, m) })
+func (n *natsGate) run(ctx context.Context) error {
+	sub, err := n.server.SubscribeIngest(func(m *nats.Msg) { n.serve(ctx, m) })
 	if err != nil {
 		return err
 	}
@@ -146,9 +147,29 @@ func (n *natsGate) enqueue(ctx context.Context, m *nats.Msg, p plan) bool {
 	return true
 }
 
-// login finds who sends a request, once the API asks for a login: a token in the header
-// Authorization, as over HTTP, with a role that may write what the request writes.
-func (n *natsGate) login(m *nats.Msg, key fhir.Key) (owner string, err error) {
+// loginOwner is how a login of the NATS listener is named beside the tokens of the API, whose
+// ids have no slash: as the owner of a Subscription, and of message ids.
+func loginOwner(login string) string { return "nats/" + login }
+
+// admit finds out in whose name a request is served. The rights of a login are the subjects that
+// it may publish on; a Subscription that it may write is its own to change, as with a token.
+func (n *natsGate) admit(m *nats.Msg, login string, key fhir.Key) (owner string, err error) {
+	if login == "" {
+		return n.token(m, key)
+	}
+	owner = loginOwner(login)
+	if key.Type == "Subscription" {
+		if s := n.gate.subs.get(key.ID); s != nil && !s.deleted && s.owner != owner {
+			return "", fhir.Refuse(fhir.IssueForbidden, "", key.String()+" belongs to somebody else")
+		}
+	}
+	return owner, nil
+}
+
+// token finds who sends a request where the listener has no logins, once the API asks for one: a
+// token in the header Authorization, as over HTTP, with a role that may write what the request
+// writes.
+func (n *natsGate) token(m *nats.Msg, key fhir.Key) (owner string, err error) {
 	if !n.tokens.any() {
 		return "", nil
 	}
@@ -181,7 +202,7 @@ func (n *natsGate) login(m *nats.Msg, key fhir.Key) (owner string, err error) {
 
 // read makes a Write of a request.
 func (n *natsGate) read(m *nats.Msg) (api.Write, error) {
-	key, err := stream.ParseIngest(m.Subject)
+	login, key, err := n.server.Producer(m)
 	if err != nil {
 		return api.Write{}, fhir.Refuse(fhir.IssueValue, "", err.Error())
 	}
@@ -193,7 +214,7 @@ func (n *natsGate) read(m *nats.Msg) (api.Write, error) {
 			return api.Write{}, fhir.Refuse(fhir.IssueNotSupported, "", "header "+h+" is not supported by this version: leave it out")
 		}
 	}
-	owner, err := n.login(m, key)
+	owner, err := n.admit(m, login, key)
 	if err != nil {
 		return api.Write{}, err
 	}
@@ -234,8 +255,9 @@ func (n *natsGate) read(m *nats.Msg) (api.Write, error) {
 
 // check holds a body to what every resource must be.
 func (n *natsGate) check(key fhir.Key, body []byte) error {
-	t, err := json.Parse(body, json.Limits{Bytes: n.size})
-	if err != nil {
+	t := json.Borrow()
+	defer t.Release()
+	if err := t.Parse(body, json.Limits{Bytes: n.size}); err != nil {
 		var syntax *json.SyntaxError
 		if errors.As(err, &syntax) && syntax.TooLong {
 			return fhir.Refuse(fhir.IssueTooLong, "", err.Error())

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -48,6 +49,9 @@ type Node struct {
 	tokens    *tokens
 	table     *match.Table
 	marks     *marks
+	members   *stream.Members
+	matching  *owners
+	delivery  *owners
 	ring      *ring
 	versions  *versions
 	feed      *feed
@@ -64,7 +68,7 @@ type Node struct {
 	parts    *group
 	ready    chan struct{}
 	draining atomic.Bool
-	logError atomic.Pointer[error]
+	health   logHealth
 }
 
 // Sizes of what a node keeps in memory of the newest changes.
@@ -149,6 +153,7 @@ func (n *Node) Start(ctx context.Context) error {
 		{"state", n.loadState},          // Subscriptions, tokens, partition table
 		{"feed", n.startFeed},           // the logs folded up to their ends
 		{"login", n.checkLogin},         // whether the listeners may be opened at all
+		{"membership", n.join},          // from here on others count on this node
 		{"matching", n.startMatching},   // changes become blocks of matches
 		{"delivery", n.startDelivery},   // matches become notifications
 		{"timers", n.startTimers},       // ends of Subscriptions; tokens that the engine gave up
@@ -179,6 +184,12 @@ func (n *Node) Stop(ctx context.Context) error {
 	}
 	if n.publisher != nil {
 		errs = append(errs, n.publisher.Close(ctx))
+	}
+	if n.server != nil && n.cfg.Clustered() {
+		// What this node leads is handed over, so that its stop costs the others no election.
+		if err := n.server.StepDown(ctx); err != nil {
+			n.log.Warn("leaders were not all handed over", "err", err)
+		}
 	}
 	if n.store != nil {
 		errs = append(errs, n.store.Close())
@@ -213,6 +224,10 @@ func (n *Node) reopenStore() (err error) {
 }
 
 func (n *Node) openLog(ctx context.Context) (err error) {
+	wait := time.Duration(0)
+	if n.cfg.Clustered() {
+		wait = holdOut
+	}
 	n.server, err = stream.Start(ctx, stream.Config{
 		Name:    n.name,
 		Cluster: n.cluster,
@@ -220,7 +235,14 @@ func (n *Node) openLog(ctx context.Context) (err error) {
 		Listen:  n.cfg.Node.NATS,
 		// The largest resource with room for its headers.
 		MaxPayload: int(n.cfg.Limits.ResourceSize) + 1<<20,
+		Logins:     natsLogins(n.cfg.Security.NATS),
+		ClientTLS:  natsTLS(n.cfg.Security.NATS),
+		Insecure:   n.cfg.Run.InsecurePublic,
 		Log:        n.log,
+		Replicas:   n.cfg.Replicas(),
+		Route:      n.route(),
+		Routes:     n.cfg.Routes(),
+		TLS:        n.routeTLS(),
 	})
 	if err != nil {
 		return err
@@ -231,8 +253,25 @@ func (n *Node) openLog(ctx context.Context) (err error) {
 	if _, err := n.server.Seal(ctx); err != nil {
 		return err
 	}
-	n.publisher, err = stream.NewPublisher(ctx, n.server, stream.Events, stream.Options{MinFree: stream.Reserve(n.disk.total.Load())})
+	n.publisher, err = stream.NewPublisher(ctx, n.server, stream.Events, stream.Options{MinFree: stream.Reserve(n.disk.total.Load()), Wait: wait})
 	return err
+}
+
+// route is where this node listens for the others; empty where there are none.
+func (n *Node) route() string {
+	if !n.cfg.Clustered() {
+		return ""
+	}
+	return n.cfg.Node.Route
+}
+
+// routeTLS is nil where the routes have none, which the configuration allows on loopback alone.
+func (n *Node) routeTLS() *stream.RouteTLS {
+	t := n.cfg.Cluster.TLS
+	if !n.cfg.Clustered() || t.CA == "" {
+		return nil
+	}
+	return &stream.RouteTLS{CA: t.CA, Cert: t.Cert, Key: t.Key}
 }
 
 // agree makes sure that the projection was folded from these logs. If a log ends before the
@@ -240,9 +279,19 @@ func (n *Node) openLog(ctx context.Context) (err error) {
 // disk that lies about syncing) or it was replaced: the projection is made again, never
 // skipped ahead.
 func (n *Node) agree(ctx context.Context) error {
-	why, err := differs(ctx, n.server, n.store)
-	if err != nil || why == "" {
-		return err
+	var why string
+	for began := time.Now(); ; {
+		var err error
+		if why, err = differs(ctx, n.server, n.store); err != nil || why == "" {
+			return err
+		}
+		// A new leader may not have applied yet all that a majority has.
+		if !n.cfg.Clustered() || time.Since(began) > 30*time.Second {
+			break
+		}
+		if err := pause(ctx, time.Second); err != nil {
+			return err
+		}
 	}
 	n.log.Error("projection does not belong to the logs and is made again from them", "reason", why)
 	if err := n.store.Close(); err != nil {
@@ -270,10 +319,13 @@ func (n *Node) loadState(ctx context.Context) (err error) {
 		}
 		return nil
 	})
+	log := controls{n.server}
+	if n.subs.attempts, err = laneAttempts(ctx, log, int(n.cfg.Delivery.Retry.Attempts)); err != nil {
+		return err
+	}
 	if err := n.subs.load(n.store); err != nil {
 		return err
 	}
-	log := controls{n.server}
 	n.tokens = &tokens{control: control[[]storedToken]{name: "tokens"}, log: log}
 	if err := n.tokens.load(ctx, log); err != nil {
 		return err
@@ -281,22 +333,33 @@ func (n *Node) loadState(ctx context.Context) (err error) {
 	if err := n.subs.paused.load(ctx, log); err != nil {
 		return err
 	}
-	n.table, err = loadTable(ctx, n.server)
+	n.table, err = loadTable(ctx, n.server, len(n.cfg.Members()))
 	return err
 }
 
-// baseURLs are those under which references to our own resources may be written.
+// baseURLs are those under which references to our own resources may be written. They are the
+// same on every node of a cluster, whichever of them matches.
 func (n *Node) baseURLs() []string {
 	urls := append([]string(nil), n.cfg.FHIR.BaseURLs...)
-	if n.cfg.Node.PublicURL != "" {
-		urls = append(urls, strings.TrimRight(n.cfg.Node.PublicURL, "/")+"/fhir")
-	} else { // without it answers name the address that they came to
-		scheme := "http://"
-		if n.cfg.Security.TLS.Cert != "" {
-			scheme = "https://"
+	scheme := "http://"
+	if n.cfg.Security.TLS.Cert != "" {
+		scheme = "https://"
+	}
+	for _, node := range n.addresses() {
+		if node.PublicURL != "" {
+			urls = append(urls, strings.TrimRight(node.PublicURL, "/")+"/fhir")
+			continue
 		}
-		host, port, _ := net.SplitHostPort(n.Addr())
-		for _, h := range []string{host, "localhost", "127.0.0.1", "::1"} {
+		// Without one answers name the address that they came to.
+		host, port, _ := net.SplitHostPort(node.HTTP)
+		hosts := []string{host}
+		if config.Loopback(node.HTTP) {
+			hosts = []string{host, "localhost", "127.0.0.1", "::1"}
+		}
+		if !n.cfg.Clustered() {
+			_, port, _ = net.SplitHostPort(n.Addr()) // 0 has picked one
+		}
+		for _, h := range hosts {
 			urls = append(urls, scheme+net.JoinHostPort(h, port)+"/fhir")
 		}
 	}
@@ -306,25 +369,41 @@ func (n *Node) baseURLs() []string {
 	return urls
 }
 
+// addresses are those of every node of the cluster, or of this one by itself.
+func (n *Node) addresses() []config.Node {
+	if !n.cfg.Clustered() {
+		return []config.Node{n.cfg.Node}
+	}
+	var all []config.Node
+	for _, name := range n.cfg.Members() {
+		all = append(all, n.cfg.Nodes[name])
+	}
+	return all
+}
+
 // startFeed folds the logs up to their ends. The lanes exist from here on, but do not run:
 // what is offered to them is in the store.
 func (n *Node) startFeed(ctx context.Context) error {
+	n.marks = newMarks(n.table)
+	n.matching, n.delivery = &owners{}, &owners{} // nothing is owned yet, and may be asked for
 	n.ring = newRing(ringChanges, ringBytes, n.store.Position().Events)
-	n.versions = newVersions(cacheBytes, n.readEvent)
+	n.versions = newVersions(cacheBytes, n.readEvent, n.readEvents)
 	finder := &searcher{defs: n.defs, store: n.store, subs: n.subs, versions: n.versions}
 	n.gate = &gate{
 		log: n.log, store: n.store, events: n.publisher, ring: n.ring, versions: n.versions,
-		subs: n.subs, search: finder, disk: n.disk, draining: n.draining.Load, ready: n.logHealth,
+		subs: n.subs, search: finder, disk: n.disk, draining: n.draining.Load, ready: n.health.writable,
 		newest: func(ctx context.Context, subject string) (stream.Message, error) {
 			return n.server.LastFor(ctx, stream.Events, subject)
 		},
+		end: n.endOfEvents,
 	}
 	if err := n.makeLanes(); err != nil {
 		return err
 	}
 	n.feed = &feed{
 		log: n.log, server: n.server, store: n.store, ring: n.ring, versions: n.versions, subs: n.subs,
-		lanes: n.lanes, observe: n.observe, changed: n.subscriptionChanged, closed: n.tokens.any,
+		lanes: n.lanes, observe: n.observe, changed: n.subscriptionChanged, closed: n.noticesClosed,
+		marked: n.marks.set, notices: n.notices,
 		controls: map[string]func(record.Sequence, []byte) error{
 			"tokens": n.tokens.apply,
 			"paused": n.pausedChanged,
@@ -352,6 +431,16 @@ func (n *Node) startFeed(ctx context.Context) error {
 	}
 }
 
+// endOfEvents is the end of what was acknowledged of EVENTS. On one node the publisher knows it; in
+// a cluster others publish too.
+func (n *Node) endOfEvents(ctx context.Context) (record.Sequence, error) {
+	if !n.cfg.Clustered() {
+		return n.publisher.Durable(), nil
+	}
+	_, last, err := n.server.State(ctx, stream.Events)
+	return last, err
+}
+
 // readEvent reads one event from the log.
 func (n *Node) readEvent(ctx context.Context, seq record.Sequence) (record.Event, error) {
 	m, err := n.server.Get(ctx, stream.Events, seq)
@@ -365,34 +454,20 @@ func (n *Node) readEvent(ctx context.Context, seq record.Sequence) (record.Event
 	return e, err
 }
 
-// keepLog watches the embedded server and restarts it in place when it has stopped writing:
-// after a write error it closes the stream and stays so, even when there is space again.
-func (n *Node) keepLog(ctx context.Context) error {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for {
-		err := n.server.Healthy()
-		n.logError.Store(&err)
-		if err != nil && !n.disk.full() {
-			n.log.Error("the log cannot be written, the embedded server is started again", "err", err)
-			if err := n.server.Restart(ctx); err != nil && ctx.Err() == nil {
-				n.log.Error("the embedded server did not start, will try again", "err", err)
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
+// readEvents reads events of the log from a sequence on, up to count records. Those that are no
+// resource changes, or cannot be read, are left out.
+func (n *Node) readEvents(ctx context.Context, from record.Sequence, count int) ([]record.Event, error) {
+	ms, err := n.server.GetRun(ctx, stream.Events, from, count)
+	if err != nil {
+		return nil, err
+	}
+	events := make([]record.Event, 0, len(ms))
+	for _, m := range ms {
+		if e, ok, err := parseEvent(m); err == nil && ok {
+			events = append(events, e)
 		}
 	}
-}
-
-// logHealth is what keepLog saw last: asking the engine costs too much for every write.
-func (n *Node) logHealth() error {
-	if err := n.logError.Load(); err != nil {
-		return *err
-	}
-	return nil
+	return events, nil
 }
 
 // checkLogin refuses listeners that others can reach while nobody has to log in.
@@ -403,9 +478,52 @@ func (n *Node) checkLogin(context.Context) error {
 	return n.cfg.Refuse("node.http", "%s can be reached from other machines and there is no API token; listen on loopback, make one with carillon token create, and start again (or give --insecure-public)", n.cfg.Node.HTTP)
 }
 
+// join makes this node a member of the cluster: one that partitions and lanes may fall to.
+func (n *Node) join(ctx context.Context) (err error) {
+	n.members, err = n.server.Join(ctx, n.name, record.Encode(n.about()))
+	if err != nil {
+		return err
+	}
+	n.parts.run("membership", n.members.Run)
+	return nil
+}
+
+// about is what a node tells the others of itself with its lease.
+type about struct {
+	Version string    `json:"version"`
+	HTTP    string    `json:"http"` // where clients reach it
+	Started time.Time `json:"started"`
+}
+
+func (n *Node) about() about {
+	url := n.cfg.Node.PublicURL
+	if url == "" {
+		url = n.Addr()
+	}
+	return about{Version: n.version, HTTP: url, Started: n.started}
+}
+
+// memberNames are the nodes that hold a lease, in order.
+func (n *Node) memberNames() []string {
+	var names []string
+	for _, m := range n.members.View() {
+		names = append(names, m.Name)
+	}
+	return names
+}
+
+// alive reports whether a node holds a lease.
+func (n *Node) alive(name string) bool { return slices.Contains(n.memberNames(), name) }
+
+// own runs tasks on this node as far as they fall to it.
+func (n *Node) own(name string, o *owners, tasks []task) {
+	o.self, o.tasks, o.log = n.name, tasks, n.log
+	o.members, o.changed, o.broken = n.memberNames, n.members.Changed, n.store.Err
+	n.parts.run(name, o.run)
+}
+
 func (n *Node) startMatching(context.Context) error {
-	n.marks = newMarks(n.table)
-	runners := []func(context.Context) error{n.pruneIndex}
+	var tasks []task
 	events := partitionEvents{ring: n.ring, server: n.server, store: n.store, table: n.table}
 	for _, partition := range n.table.Names() {
 		r := &match.Runner{
@@ -417,13 +535,20 @@ func (n *Node) startMatching(context.Context) error {
 			Bodies:      matchBodies{n.versions},
 			Blocks:      blocks{n.server},
 			Dead:        deadIngest{n.server},
-			Observer:    n.observe.matching(func(through record.Sequence) { n.marks.set(partition, through) }),
+			Observer:    n.observe.matching(),
 			Log:         n.log,
 		}
-		runners = append(runners, r.Run)
+		tasks = append(tasks, task{kind: "partition", name: partition, run: r.Run})
 	}
-	n.parts.all("matching", runners)
+	n.parts.run("index", n.pruneIndex)
+	n.own("matching", n.matching, tasks)
 	return nil
+}
+
+// notices reports whether this node is the one to tell plain subscribers of a change, whom all
+// nodes reach: the owner of its partition.
+func (n *Node) notices(c record.Change) bool {
+	return n.matching.owns("partition", n.table.Of(c.Key.Type, c.Shard))
 }
 
 // openHTTP answers from the first moment: that the process lives, and that it is not ready. Folding
@@ -522,7 +647,7 @@ func (n *Node) readiness(context.Context) (warnings []string, err error) {
 	if err := n.store.Err(); err != nil {
 		return nil, err
 	}
-	if err := n.logHealth(); err != nil {
+	if err := n.health.now(); err != nil {
 		return nil, err
 	}
 	if n.disk.full() {

@@ -1,7 +1,10 @@
 package node
 
 import (
+	"cmp"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/url"
@@ -31,6 +34,7 @@ type registry struct {
 	delivery config.Delivery
 	endpoint func(*url.URL) error // refuses addresses that may not be sent to
 	paused   *control[pausedSet]
+	attempts int // that choose the lane of a Subscription which asks for none; from laneAttempts
 
 	mu    sync.RWMutex
 	byID  map[fhir.ID]*subscription // deleted ones too
@@ -38,8 +42,8 @@ type registry struct {
 }
 
 // home says whose birth it is and which lane sends for it. It is decided by the first version
-// (where that asks for no number of attempts, by the one configured when the process started)
-// and does not move while the process lives, so that one lane alone decides about a match.
+// and, where that asks for no number of attempts, by a record of the log: every node names the
+// same lane, whatever its configuration says, so that one lane alone decides about a match.
 type home struct {
 	id   fhir.ID
 	lane string
@@ -71,6 +75,33 @@ func newRegistry(log *slog.Logger, defs *search.Definitions, cfg config.Delivery
 		paused:   &control[pausedSet]{name: "paused"},
 		byID:     map[fhir.ID]*subscription{},
 		homes:    map[record.Sequence]home{},
+	}
+}
+
+// laneAttempts reads the number of attempts that chooses the lane of Subscriptions without one of
+// their own, or proposes the configured one to a new cluster. Another number in a configuration
+// later changes how often is tried, not the lanes: a token that the engine gives up too early is
+// made again.
+func laneAttempts(ctx context.Context, log controls, configured int) (int, error) {
+	subject := stream.ControlSubject("lanes")
+	for {
+		m, err := log.newest(ctx, subject)
+		if err == nil {
+			var r struct{ Attempts int }
+			if err := json.Unmarshal(m.Data, &r); err != nil {
+				return 0, fmt.Errorf("record of the lanes at %d: %w", m.Sequence, err)
+			}
+			return r.Attempts, nil
+		}
+		if !errors.Is(err, stream.ErrNotFound) {
+			return 0, err
+		}
+		data := record.Encode(struct {
+			Attempts int `json:"attempts"`
+		}{configured})
+		if _, err := log.append(ctx, subject, data, 0); err != nil && !errors.Is(err, stream.ErrConflict) {
+			return 0, fmt.Errorf("propose the record of the lanes: %w", err)
+		}
 	}
 }
 
@@ -107,7 +138,7 @@ func (r *registry) apply(c record.Change) *subscription {
 		now.birth, now.owner = old.birth, old.owner
 	}
 	if _, ok := r.homes[now.birth]; !ok {
-		r.homes[now.birth] = home{now.id, stream.LaneFor(r.policy(now).Attempts, now.id)}
+		r.homes[now.birth] = home{now.id, stream.LaneFor(cmp.Or(now.Attempts, r.attempts), now.id)}
 	}
 	r.byID[now.id] = now
 	r.mu.Unlock()

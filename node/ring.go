@@ -27,7 +27,7 @@ type ring struct {
 	bytes   int
 	floor   record.Sequence // everything in (floor, applied] that is a resource change is here
 	applied record.Sequence // last sequence folded, control records included
-	moved   chan struct{}   // closed and replaced when applied moves; for readers
+	moved   chan struct{}   // closed when applied moves, for readers; nil while none waits
 	waiters waiters         // for writers, each of whom waits for its own place
 
 	maxBytes int
@@ -38,7 +38,6 @@ func newRing(changes, bytes int, applied record.Sequence) *ring {
 		changes:  make([]record.Change, changes),
 		floor:    applied,
 		applied:  applied,
-		moved:    make(chan struct{}),
 		maxBytes: bytes,
 	}
 }
@@ -47,11 +46,12 @@ func newRing(changes, bytes int, applied record.Sequence) *ring {
 func (r *ring) add(changes []record.Change, last record.Sequence) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, c := range changes {
+	for i := range changes {
+		c := &changes[i]
 		for r.count == len(r.changes) || (r.count > 0 && r.bytes+len(c.Body) > r.maxBytes) {
 			r.forget()
 		}
-		r.changes[(r.head+r.count)%len(r.changes)] = c
+		r.changes[(r.head+r.count)%len(r.changes)] = *c
 		r.count++
 		r.bytes += len(c.Body)
 	}
@@ -59,8 +59,10 @@ func (r *ring) add(changes []record.Change, last record.Sequence) {
 	for len(r.waiters) > 0 && r.waiters[0].seq <= last {
 		close(heap.Pop(&r.waiters).(*waiter).done)
 	}
-	close(r.moved)
-	r.moved = make(chan struct{})
+	if r.moved != nil {
+		close(r.moved)
+		r.moved = nil
+	}
 }
 
 // forget drops the oldest change. Called with mu held.
@@ -95,6 +97,9 @@ func (r *ring) after(ctx context.Context, place record.Sequence, dst []record.Ch
 			}
 			r.mu.Unlock()
 			return dst, through, nil
+		}
+		if r.moved == nil {
+			r.moved = make(chan struct{})
 		}
 		moved := r.moved
 		r.mu.Unlock()

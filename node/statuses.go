@@ -63,7 +63,10 @@ func (g *gate) setStatus(ctx context.Context, id fhir.ID, birth record.Sequence,
 
 // endReached switches a Subscription off whose end has passed. Timers fire at the engine's
 // time; whether the end is really reached is read from the Subscription.
-func (g *gate) endReached(ctx context.Context, id fhir.ID, birth record.Sequence) error {
+func (g *gate) endReached(ctx context.Context, id fhir.ID, birth, version record.Sequence) error {
+	if g.store.Position().Events < version {
+		return fmt.Errorf("timer of Subscription/%s is of a version that is not folded here yet", id)
+	}
 	s := g.subs.get(id)
 	if s == nil || s.deleted || s.birth != birth || s.End.IsZero() {
 		return nil

@@ -39,12 +39,12 @@ var (
 
 // makeLanes builds the lanes. They do not run yet.
 func (n *Node) makeLanes() error {
-	out := &outcomes{server: n.server, store: n.store, node: n.name, run: newRun(), last: map[string]record.Sequence{}}
+	out := &outcomes{server: n.server, store: n.store, node: n.name, run: newRun(), alive: n.alive, last: map[string]record.Sequence{}}
 	n.lanes = map[string]*deliver.Lane{}
 	for _, l := range stream.Lanes() {
 		lane, err := deliver.NewLane(deliver.Config{
 			Name:        l.Name,
-			Queue:       queue{store: n.store, subs: n.subs},
+			Queue:       queue{store: n.store, subs: n.subs, versions: n.versions},
 			Outcomes:    out,
 			Tokens:      laneTokens{n.server},
 			DeadLetters: deadLetters{n.server},
@@ -53,6 +53,7 @@ func (n *Node) makeLanes() error {
 			Channels:    map[string]deliver.Channel{resthook.Type: n.resthook},
 			Log:         n.log,
 			Observer:    n.observe.delivering(),
+			Allowed:     func() bool { return n.members.Held() },
 			OnGone: func(ctx context.Context, id fhir.ID, birth record.Sequence) error {
 				return n.gate.setStatus(ctx, id, birth, fhir.StatusOff, "the endpoint answered 410 Gone")
 			},
@@ -91,11 +92,11 @@ func (n *Node) startDelivery(ctx context.Context) error {
 	if err := n.server.DeclareLanes(ctx, n.places); err != nil {
 		return err
 	}
-	var runs []func(context.Context) error
+	var tasks []task
 	for _, l := range stream.Lanes() {
-		runs = append(runs, n.lanes[l.Name].Run)
+		tasks = append(tasks, task{kind: "lane", group: l.Class, name: l.Name, run: n.lanes[l.Name].Run})
 	}
-	n.parts.all("delivery", runs)
+	n.own("delivery", n.delivery, tasks)
 	return nil
 }
 
@@ -144,7 +145,7 @@ func (n *Node) startTimers(context.Context) error {
 					n.log.Error("timer cannot be read", "key", t.Key, "err", err)
 					return nil
 				}
-				return n.gate.endReached(ctx, end.Subscription, end.Birth)
+				return n.gate.endReached(ctx, end.Subscription, end.Birth, end.Version)
 			})
 		},
 		func(ctx context.Context) error {
@@ -158,9 +159,9 @@ func (n *Node) startTimers(context.Context) error {
 }
 
 func (n *Node) startProducers(context.Context) error {
-	g := &natsGate{log: n.log, tokens: n.tokens, gate: n.gate, defs: n.defs, size: int(n.cfg.Limits.ResourceSize),
+	g := &natsGate{log: n.log, server: n.server, tokens: n.tokens, gate: n.gate, defs: n.defs, size: int(n.cfg.Limits.ResourceSize),
 		refused: n.observe.refused, slot: make(chan struct{}, producerSlots)}
-	n.parts.run("producers", func(ctx context.Context) error { return g.run(ctx, n.server.Edge()) })
+	n.parts.run("producers", g.run)
 	return nil
 }
 

@@ -35,8 +35,8 @@ func respond(m *nats.Msg, a pubAck) error {
 		return nil
 	}
 	// The gate may publish to inboxes alone, or a producer could have its answer sent to
-	// subjects that others trust.
-	if !strings.HasPrefix(m.Reply, nats.InboxPrefix) {
+	// subjects that others trust. For a login the engine put a subject of its own there.
+	if !strings.HasPrefix(m.Reply, nats.InboxPrefix) && !strings.HasPrefix(m.Reply, prefixReply) {
 		return fmt.Errorf("answer on %s: reply subject is no inbox (%s>)", m.Subject, nats.InboxPrefix)
 	}
 	data, err := json.Marshal(a)

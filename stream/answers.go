@@ -61,6 +61,7 @@ type asked struct {
 	reply   string
 	ch      chan *nats.Msg
 	gone    <-chan struct{}
+	over    <-chan struct{} // closed when the stream loses its leader; nil where that is not looked at
 }
 
 // send publishes m as a request. An error means that it was not sent.
@@ -117,6 +118,8 @@ func (q *asked) message(ctx context.Context, timeout time.Duration) (*nats.Msg, 
 		return m, nil
 	case <-t.C:
 		why = fmt.Errorf("%w within %s", errNoAnswer, timeout)
+	case <-q.over:
+		why = fmt.Errorf("%w: the stream has lost its leader", errNoAnswer)
 	case <-q.gone:
 		why = fmt.Errorf("%w: connection lost", errNoAnswer)
 	case <-ctx.Done():
@@ -163,17 +166,31 @@ func (s *Server) Publish(ctx context.Context, stream string, m Msg) (Ack, error)
 	return s.write(ctx, stream, wire)
 }
 
+// write writes one message. A cluster without a leader is waited for, as long as an answer may
+// take: what it did not take can be sent again.
 func (s *Server) write(ctx context.Context, stream string, wire *nats.Msg) (Ack, error) {
 	if wire.Header == nil {
 		wire.Header = nats.Header{}
 	}
 	// A subject that another stream took over must not be acknowledged by it.
 	wire.Header[nats.ExpectedStreamHdr] = []string{stream}
+	for deadline := time.Now().Add(answerTimeout); ; {
+		a, err := s.writeOnce(ctx, stream, wire, time.Until(deadline))
+		// Not again with too little time left: it would go out, and its answer not be waited for.
+		if s.leaders == nil || !errors.Is(err, ErrUnavailable) || time.Until(deadline) < time.Second || !wait(ctx, readPause) {
+			return a, err
+		}
+	}
+}
+
+func (s *Server) writeOnce(ctx context.Context, stream string, wire *nats.Msg, timeout time.Duration) (Ack, error) {
+	over := s.leaders.over(stream) // of before it goes out, or a change meanwhile is missed
 	q, err := s.answers.send(wire)
 	if err != nil {
 		return Ack{}, fmt.Errorf("publish to %s: %w", wire.Subject, err)
 	}
-	a, err := q.await(ctx, answerTimeout)
+	q.over = over
+	a, err := q.await(ctx, timeout)
 	if errors.Is(err, errNoAnswer) {
 		return Ack{}, fmt.Errorf("publish to %s: %w: %w", wire.Subject, ErrUnknown, err)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/carillon-fhir/carillon/match/fhir"
 	"github.com/carillon-fhir/carillon/match/fhir/record"
+	"go.uber.org/goleak"
 )
 
 // childDir is set in the environment of the copy of this test binary that writes until killed.
@@ -25,7 +26,19 @@ func testMain(m *testing.M) {
 			os.Exit(1)
 		}
 	}
-	os.Exit(m.Run())
+	if cfg := os.Getenv(childNode); cfg != "" {
+		if err := runNode(cfg); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
+	code := m.Run()
+	// Tests that run side by side cannot look for what each of them left behind.
+	if err := goleak.Find(engineLeaks...); code == 0 && err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
 }
 
 // writeUntilKilled publishes from many goroutines, singly and in transactions, and prints each

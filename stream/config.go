@@ -7,6 +7,7 @@ import (
 	"net"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"github.com/nats-io/nats-server/v2/server"
 )
@@ -16,15 +17,26 @@ type Config struct {
 	Name    string // server name; stable, since the store belongs to it
 	Cluster string // cluster name; a tag of the server while there is one node; may be empty
 	Dir     string // data folder; the engine keeps its files below it
-	// Listen is host:port for NATS clients, on loopback while there are no logins. Port 0 picks
-	// a free one. Empty opens no listener.
+	// Listen is host:port for NATS clients, on loopback unless there are Logins and ClientTLS.
+	// Port 0 picks a free one. Empty opens no listener.
 	Listen     string
-	MaxPayload int          // largest message in bytes, headers included; 0 is 9 MiB
-	MaxStore   int64        // bytes of disk that the streams may use; 0 is no limit but the disk
-	MaxMemory  int64        // bytes of memory that memory streams may use; 0 is 256 MiB
-	Replicas   int          // copies of each stream; 0 is 1
-	Log        *slog.Logger // nil discards
+	Logins     []Login // who may connect; without any everybody at the listener is one guest
+	ClientTLS  *TLS    // of the listener for NATS clients; nil is none
+	Insecure   bool    // Listen may be reached by others without Logins or ClientTLS
+	MaxPayload int     // largest message in bytes, headers included; 0 is 9 MiB
+	MaxStore   int64   // bytes of disk that the streams may use; 0 is no limit but the disk
+	MaxMemory  int64   // bytes of memory that memory streams may use; 0 is 256 MiB
+	Replicas   int     // copies of each stream: 1, or 3 in a cluster; 0 is 1
+	// Route is the host:port where this node listens for other nodes and they reach it; empty
+	// where it is alone. Routes are those of all nodes, its own included.
+	Route  string
+	Routes []string
+	TLS    *RouteTLS    // of the routes, mutual; may be nil while all of them are on loopback
+	Log    *slog.Logger // nil discards
 }
+
+// TLS names the PEM files of a listener's certificate, with its chain, and key.
+type TLS struct{ Cert, Key string }
 
 const (
 	defaultMaxPayload = 9 << 20 // a resource of 8 MiB and its headers
@@ -55,27 +67,48 @@ func (c Config) complete() (Config, error) {
 	if c.MaxMemory == 0 {
 		c.MaxMemory = defaultMaxMemory
 	}
-	if c.Replicas == 0 {
-		c.Replicas = 1
+	c, err := c.completeCluster()
+	if err != nil {
+		return c, err
 	}
-	if c.Replicas != 1 {
-		return c, fmt.Errorf("%d replicas: this version runs a single node", c.Replicas)
+	if err := checkLogins(c.Logins); err != nil {
+		return c, err
 	}
+	return c, c.checkListen()
+}
+
+// checkListen refuses an address that cannot be listened on, and one that others can reach
+// where that is not safe.
+func (c Config) checkListen() error {
 	if c.Listen == "" {
-		return c, nil
+		return nil
 	}
 	host, port, err := net.SplitHostPort(c.Listen)
 	if err != nil {
-		return c, fmt.Errorf("NATS listen address %q: %w; write host:port", c.Listen, err)
+		return fmt.Errorf("NATS listen address %q: %w; write host:port", c.Listen, err)
 	}
 	if n, err := strconv.Atoi(port); err != nil || n < -1 || n > 65535 {
-		return c, fmt.Errorf("NATS listen address %q: %q is not a port", c.Listen, port)
+		return fmt.Errorf("NATS listen address %q: %q is not a port", c.Listen, port)
 	}
-	// Whoever connects is the EDGE user without a login: others must not reach the listener.
-	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
-		return c, fmt.Errorf("NATS listen address %q: without logins only loopback is served", c.Listen)
+	if c.ClientTLS != nil && (c.ClientTLS.Cert == "" || c.ClientTLS.Key == "") {
+		return errors.New("TLS of the NATS listener needs a certificate and its key (security.nats.tls)")
 	}
-	return c, nil
+	if ip := net.ParseIP(host); host == "localhost" || ip != nil && ip.IsLoopback() || c.Insecure {
+		return nil
+	}
+	var lack []string
+	if len(c.Logins) == 0 {
+		lack = append(lack, "logins (security.nats.users)") // whoever connects would be the guest
+	}
+	if c.ClientTLS == nil {
+		lack = append(lack, "TLS (security.nats.tls)") // passwords and health data would pass in clear
+	}
+	if len(lack) == 0 {
+		return nil
+	}
+	missing := strings.Join(lack, " and ")
+	return fmt.Errorf("NATS listen address %q can be reached from other machines: without %s only loopback is served; configure %s, listen on 127.0.0.1, or give --insecure-public",
+		c.Listen, missing, missing)
 }
 
 // options are the server's options, made from text by its own parser: what is set in code past
@@ -88,12 +121,11 @@ func (s *Server) options() (*server.Options, error) {
 	o.NoLog = true
 	o.NoSigs = true // signals are the process's business
 	o.DontListen = s.cfg.Listen == ""
-	return o, nil
+	setLameDuck(o)
+	return o, s.showCertificates(o)
 }
 
-// configText is the server's configuration. The users of CORE and the gate have keys that exist
-// only inside this process, and may connect only from inside it. Everyone who comes through the
-// listener is the guest, whose key nobody uses: the server takes it for who names none.
+// configText is the server's configuration; accounts.go says who may do what.
 func (s *Server) configText() string {
 	host, port := "127.0.0.1", "-1"
 	if s.listen != "" {
@@ -102,48 +134,39 @@ func (s *Server) configText() string {
 			port = "-1"
 		}
 	}
-	q := strconv.Quote
+	var accounts strings.Builder
+	for _, a := range s.accounts() {
+		accounts.WriteString(a.text())
+	}
 	return fmt.Sprintf(`
-server_name: %[1]s
-server_tags: [%[15]s]
-host: %[2]s
-port: %[3]s
-max_payload: %[4]d
+server_name: %s
+server_tags: [%s]
+host: %s
+port: %s
+max_payload: %d
 jetstream {
-  store_dir: %[5]s
-  max_memory_store: %[6]d
-  max_file_store: %[7]d
+  store_dir: %s
+  max_memory_store: %d
+  max_file_store: %d
   sync_interval: always
   limits { default_max_consumers: -1 }
 }
+%s
 system_account: SYS
-no_auth_user: %[14]s
 accounts {
-  SYS { }
-  CORE {
-    jetstream: enabled
-    users: [ { nkey: %[8]s, allowed_connection_types: ["IN_PROCESS"] } ]
-    exports: [
-      { stream: %[10]s, accounts: ["EDGE"] }
-      { stream: %[11]s, accounts: ["EDGE"] }
-    ]
-  }
-  EDGE {
-    users: [
-      { nkey: %[9]s, allowed_connection_types: ["IN_PROCESS"], permissions: {
-          subscribe: { allow: [%[13]s] }
-          publish: { allow: ["_INBOX.>", %[12]s] } } }
-      { nkey: %[14]s, allowed_connection_types: ["STANDARD"], permissions: {
-          publish: { allow: [%[13]s] }
-          subscribe: { allow: [%[10]s, %[11]s, %[12]s, "_INBOX.>"] } } }
-    ]
-    imports: [
-      { stream: { account: "CORE", subject: %[10]s } }
-      { stream: { account: "CORE", subject: %[11]s } }
-    ]
-  }
+%s}
+`, quote(s.cfg.Name), quote("cluster:"+s.cfg.Cluster), quote(host), port, s.cfg.MaxPayload,
+		quote(filepath.Join(s.cfg.Dir, "nats")), s.cfg.MaxMemory, s.cfg.limit(), s.clientText()+s.cfg.clusterText(), accounts.String())
 }
-`, q(s.cfg.Name), q(host), port, s.cfg.MaxPayload, q(filepath.Join(s.cfg.Dir, "nats")),
-		s.cfg.MaxMemory, s.cfg.limit(), q(s.core.public), q(s.gate.public),
-		q("fhir.message.>"), q("fhir.dead.>"), q(FilterEvents), q(FilterIngest), q(s.guest.public), q("cluster:"+s.cfg.Cluster))
+
+// clientText says how NATS clients are let in.
+func (s *Server) clientText() string {
+	var lines []string
+	if !s.HasLogins() {
+		lines = append(lines, "no_auth_user: "+quote(s.guest.public))
+	}
+	if t := s.cfg.ClientTLS; t != nil {
+		lines = append(lines, fmt.Sprintf("tls { cert_file: %s, key_file: %s, timeout: 5 }", quote(t.Cert), quote(t.Key)))
+	}
+	return strings.Join(lines, "\n")
 }

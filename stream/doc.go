@@ -7,9 +7,11 @@
 // continue. Follow hands a log to a reader in order, each sequence once, and never before it
 // is durable. Tokens and Due carry what is to be tried later.
 //
-// The server has three accounts. CORE holds the streams and is ours alone, inside the process.
-// EDGE is everyone who connects to the listener: they may ask the gate to ingest, and listen to
-// events, messages and dead letters. SYS belongs to the server.
+// CORE is the account that holds the streams; it is ours alone, inside the process. In EDGE the
+// gate waits for producers. Who connects to the listener is there too, as a guest, or in an
+// account of its own where there are logins: they may ask the gate to ingest, listen to events,
+// messages and dead letters, and pull from durable consumers that an administrator made. SYS
+// belongs to the server.
 //
 // When the server loses its disk it says so through Healthy, writes fail with ErrFull or
 // ErrUnavailable, and Restart starts it anew in place; connections find it again by themselves.

@@ -38,8 +38,8 @@ func TestAProducersJetStreamPublishIsAnsweredByTheGate(t *testing.T) {
 		t.Errorf("without a gate: %v", err)
 	}
 	p := publisher(t, s, Events, Options{})
-	sub, err := s.Edge().Subscribe(FilterIngest, func(m *nats.Msg) {
-		key, err := ParseIngest(m.Subject)
+	sub, err := s.SubscribeIngest(func(m *nats.Msg) {
+		_, key, err := s.Producer(m)
 		if err != nil || string(m.Data) == "bad" {
 			RespondError(m, 422, 20422, "cannot be read")
 			return
@@ -100,7 +100,7 @@ func TestEdgeUsersMayDoNothingElse(t *testing.T) {
 	for _, subject := range []string{
 		"$JS.API.INFO", "$JS.API.STREAM.PURGE.EVENTS", "$JS.API.STREAM.MSG.GET.EVENTS", "$JS.API.DIRECT.GET.EVENTS",
 		"$JS.API.CONSUMER.MSG.NEXT.LANES.3-0", "$JS.ACK.LANES.3-0.1.1.1.1.0", "$JS.FC.x",
-		"$SYS.REQ.SERVER.PING", "$SYS.ACCOUNT.CORE.CONNECT", "$SYS.REQ.USER.INFO", "$SRV.PING",
+		"$SYS.REQ.SERVER.PING", "$SYS.ACCOUNT.CORE.CONNECT", "$SYS.REQ.USER.INFO", "carillon.node.n1.state",
 		"fhir.event.Patient.1.a", "fhir.control.floor", "fhir.unique.h", "fhir.match.p", "fhir.match.jobs", "fhir.lane.3-0.s",
 		"fhir.outcome.3-0", "fhir.dead.s", "fhir.message.m", "fhir.timer.k", "fhir.due.k",
 		"fhir.ingest.Patient", "fhir.ingest.Patient.a.b", "_INBOX.x", "other", "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.LANES.3-0",
@@ -220,7 +220,7 @@ func TestTheGateAnswersInboxesOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	refused := make(chan error, 1)
-	sub, err := s.Edge().Subscribe(FilterIngest, func(m *nats.Msg) {
+	sub, err := s.SubscribeIngest(func(m *nats.Msg) {
 		refused <- RespondAck(m, 1, false)
 		m.Respond([]byte("forged")) // the server refuses it, too
 	})

@@ -50,6 +50,8 @@ type apiError struct {
 // Numbers of the engine's errors that mean something to a writer (nats-server, errors.json).
 const (
 	errAccountResources  = 10002 // account limits
+	errNoPeers           = 10005 // too few nodes for the copies
+	errClusterAway       = 10008 // no leader
 	errNotLeader         = 10009
 	errInsufficient      = 10023 // server limits
 	errAccountMemory     = 10028
@@ -62,6 +64,8 @@ const (
 	errNotEnabled        = 10076
 	errStoreFailed       = 10077 // limits of the stream, or the message's own size
 	errHeaderTooLong     = 10097
+	errStreamOffline     = 10118
+	errConsumerOffline   = 10119
 	errMsgIDInProcess    = 10158
 	errWrongLastBusy     = 10164
 	errTooManyRequests   = 10167
@@ -99,7 +103,7 @@ func (e *apiError) kind() error {
 			return ErrTooLarge
 		}
 		return ErrFull
-	case errNotLeader, errNotEnabled, errNotEnabledAccount, errStreamNotFound:
+	case errNoPeers, errClusterAway, errStreamOffline, errConsumerOffline, errNotLeader, errNotEnabled, errNotEnabledAccount, errStreamNotFound:
 		return ErrUnavailable
 	}
 	return ErrRefused

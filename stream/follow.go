@@ -19,13 +19,24 @@ const (
 	// followBatch is how many messages Follow hands over at once at most.
 	followBatch = 1024
 	// followBeat is how often the engine shows a silent reader that it is still served. Two
-	// missing beats make the reader start its consumer anew.
-	followBeat = 5 * time.Second
+	// missing beats make the reader start its consumer anew: in a cluster, where the consumer may
+	// be on a node that is lost, soon.
+	followBeat        = 5 * time.Second
+	followBeatCluster = 300 * time.Millisecond
 	// followIdle removes a consumer whose reader has gone without a word.
 	followIdle = 30 * time.Second
 	// followPatience is how long a reader waits for the acknowledgement of what it sees. It comes
 	// within milliseconds, unless its writer has left.
 	followPatience = time.Second
+	// followAsk bounds the questions that make a consumer in a cluster: a leader that is lost does
+	// not answer.
+	followAsk = 2 * time.Second
+	// followGap is how long a log of a cluster must end before the reader's place to be another's
+	// log: a leader that has just taken over may not show all that it has.
+	followGap = 30 * time.Second
+	// followLag is how often a reader that gets nothing looks whether there is something: its
+	// consumer may be on a copy that is cut off from the others and not from the reader.
+	followLag = 5 * time.Second
 )
 
 // Follow calls fn with the messages of a stream from a sequence on, in order, each exactly once,
@@ -36,10 +47,13 @@ const (
 // Where the stream takes atomic batches nothing is handed over before it is synced, and what no
 // writer waits for any more is sealed after a second; such a stream must have been sealed at start
 // (ErrNotSealed). ErrGap means that the stream begins after from,
-// or ends before from-1: what the reader has is not this log's. (Where messages are removed one by
+// or ends before from-1 (in a cluster, does so for 30 s): what the reader has is not this log's. (Where messages are removed one by
 // one, as dead letters are, a new reader starts at State's first.)
 func (s *Server) Follow(ctx context.Context, stream string, from record.Sequence, filters []string, fn func([]Message) error) error {
-	f := &follower{s: s, stream: stream, next: max(from, 1), filters: filters, fn: fn}
+	f := &follower{s: s, stream: stream, next: max(from, 1), filters: filters, fn: fn, beat: followBeat}
+	if s.cfg.clustered() {
+		f.beat = followBeatCluster
+	}
 	pause := 10 * time.Millisecond
 	for {
 		before := f.next
@@ -75,14 +89,17 @@ type follower struct {
 	next    record.Sequence // first sequence not handed over yet
 	filters []string
 	fn      func([]Message) error
+	beat    time.Duration
+	short   time.Time // since when the log ends before next; zero while it does not
 }
 
 // inbox takes what the consumer pushes. The engine's flow control, which the follower answers
 // when it has worked off what came before, bounds it to 32 MiB.
 type inbox struct {
-	mu   sync.Mutex
-	msgs []*nats.Msg
-	wake chan struct{}
+	mu    sync.Mutex
+	msgs  []*nats.Msg
+	spare []*nats.Msg // empty; what take gave out before
+	wake  chan struct{}
 }
 
 func (b *inbox) put(m *nats.Msg) {
@@ -95,51 +112,96 @@ func (b *inbox) put(m *nats.Msg) {
 	}
 }
 
+// take gives out what came since the last call. The caller gives it back when it is done with it.
 func (b *inbox) take() []*nats.Msg {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	msgs := b.msgs
-	b.msgs = nil
+	b.msgs, b.spare = b.spare, nil
 	return msgs
+}
+
+func (b *inbox) giveBack(msgs []*nats.Msg) {
+	clear(msgs)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.spare = msgs[:0]
 }
 
 // run follows through one consumer until that is lost.
 func (f *follower) run(ctx context.Context) error {
 	ctx, cancel := f.s.feed.bound(ctx)
 	defer cancel()
-	synced, err := f.check(ctx)
+	asking, asked := f.asking(ctx)
+	defer asked()
+	synced, err := f.check(asking)
 	if err != nil {
 		return f.again(err)
 	}
 	// A box of this run alone: what the consumer before this one still delivers goes nowhere.
 	box := &inbox{wake: make(chan struct{}, 1)}
-	stop, err := f.consume(ctx, box)
+	stop, err := f.consume(asking, box)
 	if err != nil {
 		return f.again(err)
 	}
+	asked()
 	defer stop()
 
-	beat := time.NewTimer(2*followBeat + followBeat/2)
+	beat := time.NewTimer(2*f.beat + f.beat/2)
 	defer beat.Stop()
+	lag := time.NewTicker(followLag)
+	defer lag.Stop()
+	var behind record.Sequence
 	var consumed uint64 // the consumer's own count: a hole in it is a lost message
 	for {
 		select {
 		case <-box.wake:
+		case <-lag.C:
+			if f.isBehind(ctx, &behind) {
+				return fmt.Errorf("%w: its copy is behind", errFollowAgain)
+			}
+			continue
 		case <-beat.C:
 			return fmt.Errorf("%w: silent", errFollowAgain)
 		case <-ctx.Done(): // the caller's, or the connection's end
 			return fmt.Errorf("%w: %w", errFollowAgain, ctx.Err())
 		}
 		msgs := box.take()
-		for len(msgs) > 0 {
-			n := min(len(msgs), followBatch)
-			if consumed, err = f.handle(ctx, msgs[:n], consumed, synced); err != nil {
+		for rest := msgs; len(rest) > 0; {
+			n := min(len(rest), followBatch)
+			if consumed, err = f.handle(ctx, rest[:n], consumed, synced); err != nil {
 				return err
 			}
-			msgs = msgs[n:]
+			rest = rest[n:]
 		}
-		beat.Reset(2*followBeat + followBeat/2)
+		box.giveBack(msgs)
+		beat.Reset(2*f.beat + f.beat/2)
 	}
+}
+
+// isBehind tells whether there is a message that the reader should have had, and notes which. Of
+// one with filters it is not known.
+func (f *follower) isBehind(ctx context.Context, at *record.Sequence) bool {
+	if !f.s.cfg.clustered() || len(f.filters) > 0 {
+		return false
+	}
+	before := *at
+	*at = f.next
+	if before != f.next {
+		return false
+	}
+	asking, asked := f.asking(ctx)
+	defer asked()
+	info, err := f.s.info(asking, f.stream)
+	return err == nil && record.Sequence(info.State.Last) >= f.next
+}
+
+// asking bounds the questions before the first message.
+func (f *follower) asking(ctx context.Context) (context.Context, context.CancelFunc) {
+	if f.s.cfg.clustered() {
+		return context.WithTimeout(ctx, followAsk)
+	}
+	return context.WithCancel(ctx)
 }
 
 // again says whether an error is worth another try: everything is that the log itself did not
@@ -166,14 +228,27 @@ func (f *follower) check(ctx context.Context) (synced bool, err error) {
 	if f.next < first && first > 1 {
 		return false, fmt.Errorf("follow %s from %d: %w: it begins at %d", f.stream, f.next, ErrGap, first)
 	}
-	if f.next > last+1 {
+	if f.next > last+1 && f.tooShort(time.Now()) {
 		return false, fmt.Errorf("follow %s from %d: %w: it ends at %d", f.stream, f.next, ErrGap, last)
 	}
+	if f.next > last+1 {
+		return false, fmt.Errorf("%w: the log ends at %d", ErrUnavailable, last)
+	}
+	f.short = time.Time{}
 	synced = !info.Config.AllowAtomicPublish || f.s.cfg.Replicas > 1
 	if !synced && last > 0 && f.s.Durable(f.stream) == 0 {
 		return false, fmt.Errorf("follow %s: %w: call Seal after Declare", f.stream, ErrNotSealed)
 	}
 	return synced, nil
+}
+
+// tooShort tells whether a log that ends before the reader's place has done so for long enough.
+// Every call has the word of a leader.
+func (f *follower) tooShort(now time.Time) bool {
+	if f.short.IsZero() {
+		f.short = now
+	}
+	return !f.s.cfg.clustered() || now.Sub(f.short) >= followGap
 }
 
 // consume makes a consumer that pushes from the next sequence on, and returns what ends it.
@@ -192,7 +267,7 @@ func (f *follower) consume(ctx context.Context, box *inbox) (stop func(), err er
 		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: uint64(f.next),
 		FilterSubjects: f.filters,
 		AckPolicy:      jetstream.AckNonePolicy, MaxDeliver: 1,
-		FlowControl: true, IdleHeartbeat: followBeat, InactiveThreshold: followIdle,
+		FlowControl: true, IdleHeartbeat: f.beat, InactiveThreshold: followIdle,
 		MemoryStorage: true, Replicas: 1,
 	}
 	if _, err := f.s.fjs.CreatePushConsumer(ctx, f.stream, cfg); err != nil {
@@ -222,11 +297,14 @@ func (f *follower) handle(ctx context.Context, pushed []*nats.Msg, consumed uint
 		if err != nil {
 			return consumed, fmt.Errorf("follow %s: %w", f.stream, err)
 		}
-		if count != consumed+1 || msg.Sequence < f.next {
+		if count != consumed+1 || msg.Sequence < f.next && !f.s.cfg.clustered() {
 			lost = true
 			break
 		}
 		consumed = count
+		if msg.Sequence < f.next {
+			continue // from a copy that was behind, where the consumer could not begin later
+		}
 		batch = append(batch, msg)
 	}
 	if err := f.deliver(ctx, batch, synced); err != nil {
@@ -276,6 +354,9 @@ func upTo(batch []Message, seq record.Sequence) []Message {
 // acknowledgement of a message whose writer has left, so after a while the log is sealed: the
 // seal's own acknowledgement proves it.
 func (s *Server) awaitSynced(ctx context.Context, stream string, seq record.Sequence) error {
+	if s.Durable(stream) >= seq { // as it mostly is
+		return nil
+	}
 	patient, cancel := context.WithTimeout(ctx, followPatience)
 	defer cancel()
 	if s.WaitDurable(patient, stream, seq) == nil {
@@ -309,9 +390,16 @@ func flowReply(m *nats.Msg) string {
 // parsePushed reads the message's place out of its reply subject,
 // $JS.ACK.{stream}.{consumer}.{deliveries}.{sequence}.{count}.{time}.{pending}.
 func parsePushed(stream string, m *nats.Msg) (Message, uint64, error) {
-	t := strings.Split(m.Reply, ".")
-	if len(t) != 9 {
-		return Message{}, 0, fmt.Errorf("message on %s without a place in the log", m.Subject)
+	var t [9]string
+	rest, more := m.Reply, true
+	for i := range t {
+		if !more {
+			return Message{}, 0, withoutPlace(m)
+		}
+		t[i], rest, more = strings.Cut(rest, ".")
+	}
+	if more {
+		return Message{}, 0, withoutPlace(m)
 	}
 	seq, err1 := strconv.ParseUint(t[5], 10, 64)
 	count, err2 := strconv.ParseUint(t[6], 10, 64)
@@ -320,4 +408,8 @@ func parsePushed(stream string, m *nats.Msg) (Message, uint64, error) {
 		return Message{}, 0, fmt.Errorf("message on %s: place in the log cannot be read: %w", m.Subject, err)
 	}
 	return Message{stream, m.Subject, record.Sequence(seq), time.Unix(0, at), m.Header, m.Data}, count, nil
+}
+
+func withoutPlace(m *nats.Msg) error {
+	return fmt.Errorf("message on %s without a place in the log", m.Subject)
 }

@@ -16,15 +16,16 @@ import (
 // Lane is one durable consumer of tokens. Many Subscriptions share it; a Subscription has one.
 type Lane struct {
 	Name       string
-	MaxDeliver int // deliveries of one token before the engine gives it up; -1 for no end
+	Class      string // lanes of a class carry alike Subscriptions
+	MaxDeliver int    // deliveries of one token before the engine gives it up; -1 for no end
 }
 
 // AckWait is how long the engine waits for a word about a token before it delivers it again: an
 // attempt's 15 s and room for the outcome. A longer attempt says InProgress.
 const AckWait = 25 * time.Second
 
-// lanesPerClass spreads the Subscriptions of a class.
-const lanesPerClass = 4
+// lanesPerClass spreads the Subscriptions of a class: each of five nodes has at least one lane.
+const lanesPerClass = 6
 
 // laneClasses are the attempts that policies are rounded up to. The engine counts deliveries per
 // consumer, not per message, so a Subscription's limit chooses its lane.
@@ -38,7 +39,7 @@ func Lanes() []Lane {
 	lanes := make([]Lane, 0, len(laneClasses)*lanesPerClass)
 	for _, c := range laneClasses {
 		for i := range lanesPerClass {
-			lanes = append(lanes, Lane{c.name + "-" + strconv.Itoa(i), c.maxDeliver})
+			lanes = append(lanes, Lane{c.name + "-" + strconv.Itoa(i), c.name, c.maxDeliver})
 		}
 	}
 	return lanes
@@ -61,22 +62,25 @@ func LaneFor(attempts int, subscription fhir.ID) string {
 
 // DeclareLanes makes the lanes' consumers, each with so many places: tokens that may be out or
 // delayed at once. The consumers live in memory with their stream, so this belongs to every
-// start. Calling it again changes the places.
+// start. Calling it again changes the places; in a cluster all nodes call it with the same.
 func (s *Server) DeclareLanes(ctx context.Context, places int) error {
 	if places < 1 {
 		return fmt.Errorf("declare lanes: %d places, at least 1", places)
 	}
 	for _, l := range Lanes() {
-		_, err := s.js.CreateOrUpdateConsumer(ctx, LanesName, jetstream.ConsumerConfig{
-			Durable: l.Name, FilterSubject: "fhir.lane." + l.Name + ".*",
-			DeliverPolicy: jetstream.DeliverAllPolicy,
-			AckPolicy:     jetstream.AckExplicitPolicy, AckWait: AckWait,
-			// No BackOff: it would replace AckWait, and Nak ignores it.
-			MaxDeliver: l.MaxDeliver, MaxAckPending: places,
-			MemoryStorage: true, Replicas: s.cfg.Replicas,
+		err := s.patient(ctx, "waiting to declare lane "+l.Name, func(ctx context.Context) error {
+			_, err := s.js.CreateOrUpdateConsumer(ctx, LanesName, jetstream.ConsumerConfig{
+				Durable: l.Name, FilterSubject: "fhir.lane." + l.Name + ".*",
+				DeliverPolicy: jetstream.DeliverAllPolicy,
+				AckPolicy:     jetstream.AckExplicitPolicy, AckWait: AckWait,
+				// No BackOff: it would replace AckWait, and Nak ignores it.
+				MaxDeliver: l.MaxDeliver, MaxAckPending: places,
+				MemoryStorage: true, Replicas: s.cfg.Replicas,
+			})
+			return readError(err)
 		})
 		if err != nil {
-			return fmt.Errorf("declare lane %s: %w", l.Name, readError(err))
+			return fmt.Errorf("declare lane %s: %w", l.Name, err)
 		}
 	}
 	s.lanesMu.Lock()
@@ -135,9 +139,9 @@ func (t Token) answer(what string, err error) error {
 // engine neither redelivers nor gives up. ErrReset means that the lane's consumer was made anew
 // and nothing is held in it any more: the lane's owner looks up what it must hold.
 func (s *Server) Tokens(ctx context.Context, lane string, fn func(Token)) error {
-	made := time.Time{}
+	made, forgotten := time.Time{}, s.leaders.forgotten()
 	for {
-		err := s.pullLane(ctx, lane, &made, fn)
+		err := s.pullLane(ctx, lane, &made, forgotten, fn)
 		switch {
 		case errors.Is(err, ErrReset):
 			return fmt.Errorf("pull lane %s: %w", lane, err)
@@ -151,10 +155,29 @@ func (s *Server) Tokens(ctx context.Context, lane string, fn func(Token)) error 
 	}
 }
 
-// pullLane pulls over one connection. made is when the consumer was made that the owner knows.
-func (s *Server) pullLane(ctx context.Context, lane string, made *time.Time, fn func(Token)) error {
+// pullLane pulls over one connection. made is when the consumer was made that the owner knows;
+// forgotten is closed when a cluster has lost what it held.
+func (s *Server) pullLane(ctx context.Context, lane string, made *time.Time, forgotten <-chan struct{}, fn func(Token)) (err error) {
 	ctx, cancel := s.feed.bound(ctx)
 	defer cancel()
+	ended, watched := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(watched)
+		select {
+		case <-forgotten:
+			cancel()
+		case <-ended:
+		}
+	}()
+	defer func() {
+		close(ended)
+		<-watched
+		select {
+		case <-forgotten:
+			err = ErrReset
+		default:
+		}
+	}()
 	cons, err := s.fjs.Consumer(ctx, LanesName, lane)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
 		return ErrReset
@@ -167,7 +190,7 @@ func (s *Server) pullLane(ctx context.Context, lane string, made *time.Time, fn 
 		return ErrReset
 	}
 	*made = created
-	return pull(ctx, cons, func(m jetstream.Msg) {
+	return s.pull(ctx, cons, func(m jetstream.Msg) {
 		t, err := newToken(lane, m)
 		if err != nil {
 			s.log.Error("lane holds what is no token", "lane", lane, "err", err)
@@ -196,8 +219,12 @@ const pullAhead = 128
 
 // pull keeps a pull open and calls fn with each message, until ctx ends or the consumer does not
 // answer.
-func pull(ctx context.Context, cons jetstream.Consumer, fn func(jetstream.Msg)) error {
-	it, err := cons.Messages(jetstream.PullMaxMessages(pullAhead), jetstream.PullExpiry(30*time.Second), jetstream.PullHeartbeat(5*time.Second))
+func (s *Server) pull(ctx context.Context, cons jetstream.Consumer, fn func(jetstream.Msg)) error {
+	beat := 5 * time.Second
+	if s.cfg.clustered() {
+		beat = time.Second // two missing show that the consumer's node is gone
+	}
+	it, err := cons.Messages(jetstream.PullMaxMessages(pullAhead), jetstream.PullExpiry(30*time.Second), jetstream.PullHeartbeat(beat))
 	if err != nil {
 		return err
 	}

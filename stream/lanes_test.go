@@ -19,7 +19,7 @@ func TestLaneForNeverAllowsFewerDeliveriesThanAttempts(t *testing.T) {
 			t.Errorf("lane %q is no subject token", l.Name)
 		}
 	}
-	if len(byName) != 16 {
+	if len(byName) != len(laneClasses)*lanesPerClass {
 		t.Errorf("%d lanes", len(byName))
 	}
 	for attempts := -1; attempts < 30; attempts++ {
@@ -40,7 +40,7 @@ func TestLaneForNeverAllowsFewerDeliveriesThanAttempts(t *testing.T) {
 			}
 			used[name] = true
 		}
-		if len(used) != 4 {
+		if len(used) != lanesPerClass {
 			t.Errorf("%d attempts: %d lanes used", attempts, len(used))
 		}
 	}

@@ -40,17 +40,36 @@ func (l *engineLog) Warnf(format string, v ...any) {
 	if strings.HasPrefix(format, "Maximum payloads over") {
 		return
 	}
-	l.line(slog.LevelWarn, format, v)
+	text := fmt.Sprintf(format, v...)
+	l.line(levelOf(slog.LevelWarn, text), "%s", []any{text})
+}
+
+// levelOf lowers lines about the usual life of a cluster: routes that are not there yet or break
+// are told once by who watches them, and the rest needs nobody.
+func levelOf(level slog.Level, text string) slog.Level {
+	for _, usual := range []string{
+		"Error trying to connect to route", "Waiting for routing to be established", "Metalayer blocking snapshot",
+		"JetStream has not established contact", "JetStream cluster no metadata leader",
+	} {
+		if strings.HasPrefix(text, usual) {
+			return slog.LevelDebug
+		}
+	}
+	return level
 }
 
 // Errorf is a failure that the server lives with. What a client did wrong, such as a subject
 // that it may not use, calls for nobody: it is told about itself.
 func (l *engineLog) Errorf(format string, v ...any) {
-	if text := fmt.Sprintf(format, v...); strings.Contains(text, " - cid:") {
+	text := fmt.Sprintf(format, v...)
+	switch {
+	case strings.Contains(text, " - cid:"):
 		l.line(slog.LevelInfo, "%s", []any{text})
-		return
+	case strings.Contains(text, " - rid:"):
+		l.line(slog.LevelDebug, "%s", []any{text})
+	default:
+		l.line(levelOf(slog.LevelError, text), "%s", []any{text})
 	}
-	l.line(slog.LevelError, format, v)
 }
 
 // Fatalf keeps the reason for Start to return. The server's own logger would end the process.

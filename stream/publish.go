@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,7 +18,8 @@ import (
 // Options of a Publisher.
 type Options struct {
 	// Wait is how long a write that the log cannot take now is tried again, and how long an
-	// answer may take; 0 is 10 s, which a change of leader needs.
+	// answer may take; 0 is 10 s, which a change of leader needs. In a cluster it counts from when
+	// the write was handed over, and finding out what became of it may take a second more.
 	Wait time.Duration
 	// MinFree refuses writes with ErrFull while the disk has fewer bytes free, so that ingest
 	// stops while there is still room to finish what was accepted. 0 leaves it to the engine.
@@ -27,6 +29,10 @@ type Options struct {
 // ErrDuplicate: a message of a transaction has an id that the log already knows, so the
 // transaction was not written. It, or one that shares the id, was written within two minutes.
 var ErrDuplicate = errors.New("message id of the transaction is in the log already")
+
+// batchFromCluster is that number where a stream has several copies: they stage a batch in memory,
+// and sync it once.
+const batchFromCluster = 2
 
 // batchFrom is the number of messages from which a group goes as one atomic batch on one node:
 // each single append costs a sync, a batch some milliseconds whatever its size. They meet
@@ -74,6 +80,7 @@ type unit struct {
 	subjects []string // as stored; counted in Publisher.open until the answer
 	done     func([]Ack, error)
 	state    atomic.Int32 // queued, taken or withdrawn
+	until    time.Time    // in a cluster, when its caller gets an answer whatever it is
 }
 
 const (
@@ -87,20 +94,22 @@ func NewPublisher(ctx context.Context, s *Server, stream string, opts Options) (
 	if opts.Wait == 0 {
 		opts.Wait = answerTimeout
 	}
-	st, err := s.js.Stream(ctx, stream)
+	info, err := steady(ctx, s, func(ctx context.Context) (streamInfo, error) { return s.info(ctx, stream) })
 	if err != nil {
-		return nil, fmt.Errorf("open publisher of %s: %w", stream, readError(err))
+		return nil, fmt.Errorf("open publisher of %s: %w", stream, err)
 	}
-	info := st.CachedInfo()
 	p := &Publisher{
 		s: s, stream: stream, opts: opts,
 		filters: info.Config.Subjects,
-		batches: info.Config.AllowAtomicPublish,
+		batches: info.Config.AtomicPublish,
 		from:    batchFrom,
-		floor:   record.Sequence(info.State.LastSeq),
+		floor:   record.Sequence(info.State.Last),
 		open:    map[string]int{},
 		done:    make(chan struct{}),
 		wake:    make(chan struct{}, 1),
+	}
+	if s.cfg.Replicas > 1 {
+		p.from = batchFromCluster
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	go p.loop()
@@ -277,6 +286,9 @@ func (p *Publisher) enqueue(ctx context.Context, ms []Msg, done func([]Ack, erro
 		u.wire[i], u.subjects[i] = wire, StoredSubject(m.Subject)
 		u.size += size
 	}
+	if p.s.leaders != nil {
+		u.until = time.Now().Add(p.opts.Wait)
+	}
 	if u.size > maxTransaction {
 		return nil, fmt.Errorf("publish transaction to %s: %w: %d bytes, at most %d", p.stream, ErrTooLarge, u.size, maxTransaction)
 	}
@@ -346,13 +358,21 @@ func (p *Publisher) loop() {
 func (p *Publisher) next() []*unit {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var g []*unit
+	g := make([]*unit, 0, min(len(p.queue), maxBatch))
 	bytes, n := 0, 0
-	written := map[string]bool{}
+	var written map[string]bool // what g writes; nil while no condition asked for it
 	for _, u := range p.queue {
 		alone := len(u.wire) > 1
-		if len(g) > 0 && (alone || len(g) == maxBatch || bytes+u.size > maxBatchBytes || p.batches && u.mustWait(written)) {
+		if len(g) > 0 && (alone || len(g) == maxBatch || bytes+u.size > maxBatchBytes) {
 			break
+		}
+		if p.batches && len(g) > 0 && u.src[0].ExpectLast != nil {
+			if written == nil {
+				written = writtenBy(g)
+			}
+			if u.mustWait(written) {
+				break
+			}
 		}
 		n++
 		p.msgs -= len(u.wire)
@@ -366,7 +386,7 @@ func (p *Publisher) next() []*unit {
 			break
 		}
 		bytes += u.size
-		if p.batches {
+		if written != nil {
 			written[StoredSubject(u.src[0].Subject)] = true
 		}
 	}
@@ -376,6 +396,15 @@ func (p *Publisher) next() []*unit {
 		p.room = nil
 	}
 	return g
+}
+
+// writtenBy is the subjects that single messages write, as stored.
+func writtenBy(g []*unit) map[string]bool {
+	written := make(map[string]bool, len(g))
+	for _, u := range g {
+		written[StoredSubject(u.src[0].Subject)] = true
+	}
+	return written
 }
 
 // mustWait reports whether the unit's condition speaks of a subject that the batch writes
@@ -399,20 +428,46 @@ func (p *Publisher) commit(g []*unit) {
 		if errors.Is(why, errNoAnswer) {
 			open = p.resolve(open, mark, why)
 		}
-		if len(open) == 0 {
+		if g = p.expire(open, deadline, 0, fmt.Errorf("%w: %w", ErrUnavailable, why)); len(g) == 0 {
 			return
 		}
-		if time.Now().After(deadline) || p.ctx.Err() != nil {
-			p.fail(open, fmt.Errorf("%w: %w", ErrUnavailable, why))
-			return
-		}
-		select {
-		case <-time.After(pause):
-		case <-p.ctx.Done():
-		}
+		wait(p.ctx, pause)
 		pause = min(2*pause, 100*time.Millisecond)
-		g = open
 	}
+}
+
+// expire answers those whose time is up, and returns the others. On a single node that time is
+// the group's. In a cluster it is each one's own: an election takes seconds, and who waited behind
+// one group must not wait as long again.
+func (p *Publisher) expire(g []*unit, deadline time.Time, grace time.Duration, err error) (open []*unit) {
+	now := time.Now()
+	for _, u := range g {
+		end := deadline
+		if !u.until.IsZero() {
+			end = u.until
+		}
+		if now.After(end.Add(grace)) || p.ctx.Err() != nil {
+			p.fail([]*unit{u}, err)
+			continue
+		}
+		open = append(open, u)
+	}
+	return open
+}
+
+// patience is how long an answer to a group may take. In a cluster a lost leader is noticed
+// before, and what has no answer for the first of the group is looked up in the log.
+func (p *Publisher) patience(g []*unit) time.Duration {
+	if g[0].until.IsZero() {
+		return p.opts.Wait
+	}
+	first := g[0].until
+	for _, u := range g[1:] {
+		if u.until.Before(first) {
+			first = u.until
+		}
+	}
+	return max(time.Until(first), time.Second)
 }
 
 // full keeps the reserve of the disk.
@@ -448,7 +503,7 @@ func (p *Publisher) write(g []*unit) (open []*unit, why error) {
 // singles sends each message by itself, in flights: what could not be written is tried again, so
 // what follows it must not have gone already.
 func (p *Publisher) singles(g []*unit) (open []*unit, why error) {
-	deadline := time.Now().Add(p.opts.Wait) // for all of them: a silent engine is silent to all
+	deadline := time.Now().Add(p.patience(g)) // for all of them: a silent engine is silent to all
 	for len(g) > 0 {
 		n := flightOf(g)
 		if open, why = p.flight(g[:n], deadline); len(open) > 0 {
@@ -478,11 +533,13 @@ func flightOf(g []*unit) int {
 func (p *Publisher) flight(g []*unit, deadline time.Time) (open []*unit, why error) {
 	asks := make([]*asked, 0, len(g))
 	var unsent error
+	over := p.s.leaders.over(p.stream)
 	for _, u := range g {
 		q, err := p.s.answers.send(u.wire[0])
 		if unsent = err; err != nil {
 			break
 		}
+		q.over = over
 		asks = append(asks, q)
 	}
 	for i, u := range g {
@@ -548,56 +605,76 @@ func (p *Publisher) batch(g []*unit) (open []*unit, why error) {
 
 // sendBatch publishes the messages under a fresh batch id; only the last is a request.
 func (p *Publisher) sendBatch(g []*unit) (pubAck, error) {
-	id := nuid.Next()
-	n, total := 0, 0
-	for _, u := range g {
-		total += len(u.wire)
-	}
+	total := wireCount(g)
+	b := batchHeaders{id: []string{nuid.Next()}, places: make([]string, 0, total), commit: []string{"1"}}
 	var q *asked
+	over := p.s.leaders.over(p.stream)
 	for _, u := range g {
 		for _, m := range u.wire {
-			n++
-			part, err := batchPart(m, id, n, n == total), error(nil)
-			if n < total {
-				err = p.s.nc.nc.PublishMsg(part)
+			last := len(b.places)+1 == total
+			b.put(m, last)
+			var err error
+			if last {
+				q, err = p.s.answers.send(m)
 			} else {
-				q, err = p.s.answers.send(part)
+				err = p.s.nc.nc.PublishMsg(m)
 			}
+			b.remove(m)
 			if err != nil {
 				return pubAck{}, fmt.Errorf("%w: %w", ErrUnavailable, err) // no commit, no batch
 			}
 		}
 	}
-	return q.await(p.ctx, p.opts.Wait)
+	q.over = over
+	return q.await(p.ctx, p.patience(g))
 }
 
-func batchPart(m *nats.Msg, id string, n int, last bool) *nats.Msg {
-	h := make(nats.Header, len(m.Header)+3)
-	for name, v := range m.Header {
-		h[name] = v
+// wireCount is how many messages a group has.
+func wireCount(g []*unit) (n int) {
+	for _, u := range g {
+		n += len(u.wire)
 	}
-	h[hdrBatchID] = []string{id}
-	h[hdrBatchSequence] = []string{fmt.Sprint(n)}
+	return n
+}
+
+// batchHeaders are those of the messages of one batch. A message has them only while it is sent,
+// since it may be sent again in another batch, or by itself. The client has written it out when
+// its publish returns.
+type batchHeaders struct {
+	id, commit []string
+	places     []string // from 1, of those sent so far
+}
+
+func (b *batchHeaders) put(m *nats.Msg, last bool) {
+	if m.Header == nil {
+		m.Header = make(nats.Header, 3)
+	}
+	b.places = append(b.places, strconv.Itoa(len(b.places)+1))
+	m.Header[hdrBatchID] = b.id
+	m.Header[hdrBatchSequence] = b.places[len(b.places)-1:]
 	if last {
-		h[hdrBatchCommit] = []string{"1"}
+		m.Header[hdrBatchCommit] = b.commit
 	}
-	return &nats.Msg{Subject: m.Subject, Header: h, Data: m.Data}
+	m.Reply = "" // of an earlier try by itself: only the last message is a request
+}
+
+func (b *batchHeaders) remove(m *nats.Msg) {
+	delete(m.Header, hdrBatchID)
+	delete(m.Header, hdrBatchSequence)
+	delete(m.Header, hdrBatchCommit)
 }
 
 // settle answers a batch: its messages lie next to each other and end at the acknowledgement.
 func (p *Publisher) settle(g []*unit, a pubAck) {
 	p.s.advance(p.stream, a.Sequence)
-	n := 0
-	for _, u := range g {
-		n += len(u.wire)
+	all := make([]Ack, wireCount(g))
+	first := a.Sequence - record.Sequence(len(all)) + 1
+	for i := range all {
+		all[i].Sequence = first + record.Sequence(i)
 	}
-	seq := a.Sequence - record.Sequence(n)
 	for _, u := range g {
-		acks := make([]Ack, len(u.wire))
-		for i := range acks {
-			seq++
-			acks[i].Sequence = seq
-		}
-		u.done(acks, nil)
+		n := len(u.wire)
+		u.done(all[:n:n], nil)
+		all = all[n:]
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
+	"strconv"
 	"strings"
 	"time"
 
@@ -15,16 +17,29 @@ import (
 // resolve finds out what became of units whose answer is missing. It first makes sure that the
 // engine has finished with them, then reads what was written after mark. Units found are
 // answered, units proven absent are returned to be written again, and where neither can be shown
-// the answer is ErrUnknown.
+// the answer is ErrUnknown. In a cluster a unit waits for it a second longer than for a write.
 func (p *Publisher) resolve(g []*unit, mark record.Sequence, why error) []*unit {
-	ctx, cancel := context.WithTimeout(p.ctx, p.opts.Wait)
-	defer cancel()
-	tail, err := p.tail(ctx, mark)
-	if err != nil {
-		p.fail(g, fmt.Errorf("%w: %w; %w", ErrUnknown, why, err))
-		return nil
+	deadline := time.Now().Add(p.opts.Wait)
+	for {
+		tail, err := p.tail(g, mark, deadline)
+		if err == nil {
+			return p.sort(g, tail)
+		}
+		if g = p.expire(g, deadline, resolveGrace, fmt.Errorf("%w: %w; %w", ErrUnknown, why, err)); len(g) == 0 {
+			return nil
+		}
+		wait(p.ctx, 20*time.Millisecond)
 	}
-	var absent []*unit
+}
+
+const (
+	resolveGrace = time.Second
+	// resolveTry bounds a question to a cluster whose leader may be lost again.
+	resolveTry = 4 * time.Second
+)
+
+// sort answers the units that the log has, and returns the others.
+func (p *Publisher) sort(g []*unit, tail *logTail) (absent []*unit) {
 	for _, u := range g {
 		acks, part := tail.find(u)
 		switch {
@@ -41,50 +56,74 @@ func (p *Publisher) resolve(g []*unit, mark record.Sequence, why error) []*unit 
 }
 
 // tail reads what was written after mark, once nothing older can appear any more.
-func (p *Publisher) tail(ctx context.Context, mark record.Sequence) (*logTail, error) {
-	for {
-		err := p.fence(ctx)
-		if err == nil {
-			break
-		}
-		select {
-		case <-time.After(20 * time.Millisecond):
-		case <-ctx.Done():
-			return nil, err
-		}
+func (p *Publisher) tail(g []*unit, mark record.Sequence, deadline time.Time) (*logTail, error) {
+	if p.s.leaders != nil {
+		deadline = time.Now().Add(resolveTry)
+	}
+	ctx, cancel := context.WithDeadline(p.ctx, deadline)
+	defer cancel()
+	if err := p.fence(ctx, g); err != nil {
+		return nil, err
 	}
 	_, last, err := p.s.State(ctx, p.stream)
 	if err != nil {
 		return nil, err
 	}
 	t := &logTail{used: map[int]bool{}}
-	for seq := mark + 1; seq <= last; seq++ {
-		m, err := p.s.Get(ctx, p.stream, seq)
+	for seq := mark + 1; seq <= last; {
+		run, err := p.s.GetRun(ctx, p.stream, seq, maxBatch)
 		if errors.Is(err, ErrNotFound) {
-			continue
+			break
 		}
 		if err != nil {
 			return nil, err
 		}
-		t.msgs = append(t.msgs, m)
+		t.msgs = append(t.msgs, run...)
+		seq = run[len(run)-1].Sequence + 1
 	}
 	return t, nil
 }
 
 // fence gets an answer that the engine can give only after it is done with everything this
-// connection sent before. For EVENTS it is a record whose sync covers what lies before it, since
-// a batch may be visible before it is synced. For the other streams, which take no batches, a
-// message that the engine refuses serves.
-func (p *Publisher) fence(ctx context.Context) error {
+// connection sent before. For EVENTS it is a record, whose sync covers what lies before it, since
+// a batch may be visible before it is synced; in a cluster it is the new leader's word that
+// nothing of the old one can come after it. For the other streams, which take no batches, a
+// message that the engine refuses serves. With several copies that is one whose condition cannot
+// hold, for each subject: as long as a write of the subject is on its way the answer is "busy".
+func (p *Publisher) fence(ctx context.Context, g []*unit) error {
 	if p.stream == Events {
-		_, err := p.s.Seal(ctx)
+		_, err := p.s.seal(ctx)
 		return err
 	}
-	q, err := p.s.answers.send(&nats.Msg{Subject: fill(p.filters[0]), Header: nats.Header{nats.ExpectedStreamHdr: {"-"}}})
+	if p.s.cfg.Replicas == 1 {
+		return p.refused(ctx, fill(p.filters[0]), nats.Header{nats.ExpectedStreamHdr: {"-"}}, ErrRefused)
+	}
+	asked := map[string]bool{}
+	for _, u := range g {
+		for i, m := range u.wire {
+			if asked[u.subjects[i]] {
+				continue
+			}
+			asked[u.subjects[i]] = true
+			never := nats.Header{nats.ExpectedStreamHdr: {p.stream}, nats.ExpectedLastSubjSeqHdr: {strconv.Itoa(math.MaxInt64)}}
+			if err := p.refused(ctx, m.Subject, never, ErrConflict); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// refused sends what the engine must refuse in one way.
+func (p *Publisher) refused(ctx context.Context, subject string, header nats.Header, as error) error {
+	over := p.s.leaders.over(p.stream)
+	q, err := p.s.answers.send(&nats.Msg{Subject: subject, Header: header})
 	if err != nil {
 		return err
 	}
-	if _, err = q.await(ctx, p.opts.Wait); errors.Is(err, ErrRefused) {
+	q.over = over
+	_, err = q.await(ctx, p.opts.Wait)
+	if errors.Is(err, as) {
 		return nil
 	}
 	if err == nil {

@@ -27,12 +27,17 @@ type Server struct {
 	log    *slog.Logger
 	core   identity // the user of CORE: ours
 	gate   identity // the user of EDGE that answers ingest requests
-	guest  identity // the user of EDGE that everyone at the listener is
+	guest  identity // the user of EDGE that everyone at the listener is while there are no logins
+	answer identity // the user of EDGE that answers operators
+	system identity // the user of SYS, in a cluster
 	listen string   // as configured, then with the port that was picked
 
-	nc      *link // requests and acknowledgements
-	feed    *link // what readers follow, so that a long catch-up does not delay acknowledgements
-	edge    *link // the gate
+	nc      *link    // requests and acknowledgements
+	feed    *link    // what readers follow, so that a long catch-up does not delay acknowledgements
+	edge    *link    // the gate
+	desk    *link    // what answers operators
+	sys     *link    // the cluster itself; nil on a single node
+	leaders *leaders // nil on a single node
 	js      jetstream.JetStream
 	answers *answers
 	fjs     jetstream.JetStream // over feed
@@ -43,6 +48,9 @@ type Server struct {
 	mu        sync.Mutex
 	srv       *server.Server
 	whole     atomic.Bool // the last start or Restart was brought to its end
+
+	routeCert  shownCert
+	clientCert shownCert
 
 	sealing   chan struct{} // held by the reader that seals
 	declared  atomic.Bool
@@ -69,7 +77,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{cfg: cfg, log: cfg.Log, listen: cfg.Listen, sealing: make(chan struct{}, 1), durable: map[string]*durability{}}
-	for _, id := range []*identity{&s.core, &s.gate, &s.guest} {
+	for _, id := range []*identity{&s.core, &s.gate, &s.guest, &s.answer, &s.system} {
 		if *id, err = newIdentity(); err != nil {
 			return nil, err
 		}
@@ -80,10 +88,16 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	if err := s.run(ctx); err != nil {
 		return nil, err
 	}
-	if err := s.dial(); err != nil {
+	err = s.dial()
+	if err == nil {
+		err = s.awaitQuorum(ctx)
+	}
+	if err != nil {
+		s.hangUp()
 		s.stop(context.WithoutCancel(ctx))
 		return nil, err
 	}
+	s.leaders = s.watchLeaders()
 	s.whole.Store(true)
 	return s, nil
 }
@@ -118,7 +132,7 @@ func (s *Server) run(ctx context.Context) error {
 
 	started := make(chan struct{})
 	go func() { defer close(started); srv.Start() }()
-	err = awaitReady(ctx, srv, lines, started)
+	err = awaitReady(ctx, srv, lines, started, s.cfg.clustered())
 	if err != nil {
 		srv.Shutdown()
 		<-started
@@ -135,7 +149,7 @@ func (s *Server) run(ctx context.Context) error {
 	return nil
 }
 
-func awaitReady(ctx context.Context, srv *server.Server, lines *engineLog, started <-chan struct{}) error {
+func awaitReady(ctx context.Context, srv *server.Server, lines *engineLog, started <-chan struct{}, clustered bool) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	select {
@@ -153,7 +167,8 @@ func awaitReady(ctx context.Context, srv *server.Server, lines *engineLog, start
 		}
 		return errors.New("start the embedded NATS server: it does not accept connections")
 	}
-	if h := srv.Healthz(&server.HealthzOptions{}); h.Error != "" {
+	// In a cluster the rest depends on other nodes; what is broken here shows in Healthy.
+	if h := srv.Healthz(&server.HealthzOptions{JSServerOnly: clustered}); h.Error != "" {
 		return fmt.Errorf("start the embedded NATS server: %s", h.Error)
 	}
 	return nil
@@ -162,15 +177,24 @@ func awaitReady(ctx context.Context, srv *server.Server, lines *engineLog, start
 // checkListen finds out by trying whether the address is free: the server itself reports it
 // only in its log.
 func (s *Server) checkListen() error {
-	if s.cfg.Listen == "" || strings.HasSuffix(s.listen, ":-1") {
-		return nil
+	if s.cfg.Listen != "" && !strings.HasSuffix(s.listen, ":-1") {
+		if err := free(s.listen, "NATS listen address", "choose another with --nats"); err != nil {
+			return err
+		}
 	}
-	l, err := net.Listen("tcp", s.listen)
+	if s.cfg.clustered() {
+		return free(s.cfg.Route, "route address", "give this node another route on all nodes")
+	}
+	return nil
+}
+
+func free(addr, what, otherwise string) error {
+	l, err := net.Listen("tcp", addr)
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return fmt.Errorf("NATS listen address %s is in use: stop what listens there, or choose another with --nats", s.listen)
+		return fmt.Errorf("%s %s is in use: stop what listens there, or %s", what, addr, otherwise)
 	}
 	if err != nil {
-		return fmt.Errorf("listen for NATS clients: %w", err)
+		return fmt.Errorf("listen on %s %s: %w", what, addr, err)
 	}
 	return l.Close()
 }
@@ -185,6 +209,14 @@ func (s *Server) dial() (err error) {
 	if s.edge, err = s.connect("gate", s.gate); err != nil {
 		return err
 	}
+	if s.desk, err = s.connect("service", s.answer); err != nil {
+		return err
+	}
+	if s.cfg.clustered() {
+		if s.sys, err = s.connect("system", s.system); err != nil {
+			return err
+		}
+	}
 	if s.js, err = jetstream.New(s.nc.nc); err != nil {
 		return err
 	}
@@ -195,6 +227,23 @@ func (s *Server) dial() (err error) {
 	return err
 }
 
+// links are the connections that are there.
+func (s *Server) links() []*link {
+	var all []*link
+	for _, l := range []*link{s.sys, s.desk, s.edge, s.feed, s.nc} {
+		if l != nil {
+			all = append(all, l)
+		}
+	}
+	return all
+}
+
+func (s *Server) hangUp() {
+	for _, l := range s.links() {
+		l.nc.Close()
+	}
+}
+
 // Conn is the connection to the CORE account. It belongs to the server and stays the same over
 // a Restart.
 func (s *Server) Conn() *nats.Conn { return s.nc.nc }
@@ -202,9 +251,13 @@ func (s *Server) Conn() *nats.Conn { return s.nc.nc }
 // JetStream is the JetStream context of Conn.
 func (s *Server) JetStream() jetstream.JetStream { return s.js }
 
-// Edge is the gate's connection to the EDGE account: it may subscribe to fhir.ingest.*.* and
-// answer to inboxes, and nothing else.
+// Edge is the gate's connection to the EDGE account: it may subscribe to the requests of this
+// node's producers (SubscribeIngest), answer to inboxes and tell of events, and nothing else.
 func (s *Server) Edge() *nats.Conn { return s.edge.nc }
+
+// Service is a connection to the EDGE account that may answer what operators ask there, on $SRV.>
+// and carillon.admin.>, and nothing else.
+func (s *Server) Service() *nats.Conn { return s.desk.nc }
 
 // Addr is the address of the client listener as host:port; empty where there is none.
 func (s *Server) Addr() string {
@@ -228,7 +281,9 @@ func (s *Server) running() *server.Server {
 	return s.srv
 }
 
-// Healthy is nil while every stream can be written. After a write error or a full disk the
+// Healthy is nil while no Restart is needed. On a single node that is while every stream can be
+// written; in a cluster a lack of a leader or of a quorum passes by itself (Available tells), and
+// only what this node alone suffers from counts. After a write error or a full disk the
 // engine keeps a stream, or all of them, shut until the server is started anew: Restart does. A
 // Restart that failed half-way counts as an error, and so does an engine that says it has no room
 // while the disk has; a lost connection does after three seconds.
@@ -240,13 +295,13 @@ func (s *Server) Healthy() error {
 	if !srv.JetStreamEnabled() {
 		return fmt.Errorf("%w: JetStream is disabled after a failure of the disk", ErrUnavailable)
 	}
-	if h := srv.Healthz(&server.HealthzOptions{}); h.Error != "" {
-		return fmt.Errorf("%w: %s", ErrUnavailable, h.Error)
+	if err := s.damage(srv); err != nil {
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	if !s.whole.Load() {
 		return fmt.Errorf("%w: the embedded NATS server was not started to the end", ErrUnavailable)
 	}
-	for _, l := range []*link{s.nc, s.feed, s.edge} {
+	for _, l := range s.links() {
 		if err := l.check(time.Now()); err != nil {
 			return fmt.Errorf("%w: not connected to the embedded NATS server: %w", ErrUnavailable, err)
 		}
@@ -257,7 +312,8 @@ func (s *Server) Healthy() error {
 // Restart stops the embedded server and starts it anew on the same folder and address, as a
 // stream that had a write error needs. Connections come back by themselves, streams and lanes
 // are declared again, and the log is sealed. Lanes have forgotten their tokens: Tokens returns
-// ErrReset. When Restart fails the server is down or not prepared, Healthy says so, and Restart
+// ErrReset. In a cluster this node's leaderships are handed over first, and the other nodes keep
+// streams, lanes and tokens; Available tells when writes can go on. When Restart fails the server is down or not prepared, Healthy says so, and Restart
 // may be called again. One whose ctx has ended already changes nothing.
 func (s *Server) Restart(ctx context.Context) error {
 	s.lifecycle.Lock()
@@ -269,6 +325,9 @@ func (s *Server) Restart(ctx context.Context) error {
 		return fmt.Errorf("restart the embedded NATS server: %w", err)
 	}
 	s.whole.Store(false)
+	if s.cfg.clustered() {
+		s.handOver(ctx)
+	}
 	if err := s.replace(ctx); err != nil {
 		return err
 	}
@@ -296,7 +355,7 @@ func (s *Server) replace(ctx context.Context) error {
 	}
 	ctx, cancel = context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	for _, l := range []*link{s.nc, s.feed, s.edge} {
+	for _, l := range s.links() {
 		if err := l.await(ctx, s.running()); err != nil {
 			return err
 		}
@@ -304,8 +363,20 @@ func (s *Server) replace(ctx context.Context) error {
 	return nil
 }
 
-// prepareLog declares again what was declared before.
+// handOver lets others lead before a Restart. What this node cannot hand over it loses.
+func (s *Server) handOver(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, stepDownTime/2)
+	defer cancel()
+	if err := s.StepDown(ctx); err != nil {
+		s.log.Warn("leadership was not handed over before the restart", "err", err)
+	}
+}
+
+// prepareLog declares again what was declared before. A cluster has kept it.
 func (s *Server) prepareLog(ctx context.Context) error {
+	if s.cfg.clustered() {
+		return nil
+	}
 	if s.declared.Load() {
 		if err := s.Declare(ctx); err != nil {
 			return err
@@ -341,14 +412,13 @@ func (s *Server) Close(ctx context.Context) error {
 		return nil
 	}
 	s.closed = true
-	for _, l := range []*link{s.edge, s.feed, s.nc} {
-		l.nc.Close()
-	}
+	s.leaders.stop()
+	s.hangUp()
 	return s.stop(ctx)
 }
 
 // stop shuts the server down. A single node has no leadership to hand over and its clients no
-// other node to go to, so there is no lame duck.
+// other node to go to, so there is no lame duck; nor is there for a Restart, which is over soon.
 // It may be called again when ctx ended before the server did: until then the server has its files
 // open.
 func (s *Server) stop(ctx context.Context) error {
@@ -359,6 +429,9 @@ func (s *Server) stop(ctx context.Context) error {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
+		if s.cfg.clustered() && s.closed {
+			srv.LameDuckShutdown() // tells clients to go elsewhere, and hands over what is still led
+		}
 		srv.Shutdown()
 		srv.WaitForShutdown()
 	}()
@@ -376,7 +449,16 @@ func (s *Server) stop(ctx context.Context) error {
 // Seal writes a control record into EVENTS. Its acknowledgement proves that everything before it
 // is synced too: a reader of a single node may see an atomic batch before that. Call it once
 // after Declare, before anything follows EVENTS.
+//
+// With several copies it does nothing: readers see only what a majority has synced.
 func (s *Server) Seal(ctx context.Context) (record.Sequence, error) {
+	if s.cfg.Replicas > 1 {
+		return 0, nil
+	}
+	return s.seal(ctx)
+}
+
+func (s *Server) seal(ctx context.Context) (record.Sequence, error) {
 	data, err := json.Marshal(struct {
 		Node string `json:"node"`
 	}{s.cfg.Name})

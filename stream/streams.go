@@ -72,11 +72,20 @@ func definitions(replicas int) []jetstream.StreamConfig {
 // Declare creates the streams that are missing and checks those that are there. A stream that
 // was made otherwise, above all one whose writes are not synced before they are acknowledged,
 // is refused with its name and the field that differs: it would break promises silently.
+//
+// In a cluster all nodes may declare at once. What a cluster refuses while it forms is tried
+// again as long as ctx lives, and Declare returns when every stream has a leader and this node's
+// copies have caught up: a node that is restarted before its copies are whole would take the
+// last whole one with it.
 func (s *Server) Declare(ctx context.Context) error {
 	for _, want := range definitions(s.cfg.Replicas) {
-		if err := s.declare(ctx, want); err != nil {
+		err := s.patient(ctx, "waiting to declare stream "+want.Name, func(ctx context.Context) error { return s.declare(ctx, want) })
+		if err != nil {
 			return fmt.Errorf("declare stream %s: %w", want.Name, err)
 		}
+	}
+	if err := s.awaitStreams(ctx); err != nil {
+		return err
 	}
 	s.declared.Store(true)
 	return nil

@@ -40,12 +40,20 @@ func (s *Server) Cancel(ctx context.Context, key string) error {
 	if !validTimerKey(key) {
 		return fmt.Errorf("cancel timer %q: %w: key must be tokens joined by dots", key, ErrRefused)
 	}
-	st, err := s.js.Stream(ctx, Timers)
-	if err == nil {
-		err = st.Purge(ctx, jetstream.WithPurgeSubject(TimerSubject(key)))
-	}
+	_, err := steady(ctx, s, func(ctx context.Context) (struct{}, error) {
+		if s.leaders != nil {
+			bounded, cancel := context.WithTimeout(ctx, readTimeout)
+			defer cancel()
+			ctx = bounded
+		}
+		st, err := s.js.Stream(ctx, Timers)
+		if err == nil {
+			err = st.Purge(ctx, jetstream.WithPurgeSubject(TimerSubject(key)))
+		}
+		return struct{}{}, readError(err)
+	})
 	if err != nil {
-		return fmt.Errorf("cancel timer %s: %w", key, readError(err))
+		return fmt.Errorf("cancel timer %s: %w", key, err)
 	}
 	return nil
 }
@@ -114,7 +122,7 @@ func (s *Server) workOnce(ctx context.Context, stream, durable, filter string, f
 	if err != nil {
 		return readError(err)
 	}
-	return pull(ctx, cons, func(m jetstream.Msg) {
+	return s.pull(ctx, cons, func(m jetstream.Msg) {
 		if err := s.workOff(ctx, st, stream, m, fn); err != nil && ctx.Err() == nil {
 			s.log.Warn("message was not worked off, it comes again", "stream", stream, "err", err)
 		}

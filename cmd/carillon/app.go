@@ -28,7 +28,7 @@ func newApp() *cli.App {
 		Commands: []*cli.Command{
 			serveCommand(), configCommand(), versionCommand(),
 			subscriptionCommand(), ingestCommand(), resendCommand(), dlqCommand(), attemptsCommand(),
-			explainCommand(), tokenCommand(), clusterCommand(),
+			explainCommand(), tokenCommand(), consumerCommand(), clusterCommand(),
 			matchCommand(), listenCommand(), tailCommand(), benchCommand(),
 			contextCommand(), completionCommand(), manCommand(),
 		},

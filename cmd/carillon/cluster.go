@@ -13,8 +13,8 @@ const nodeSpec = "CLUSTER=cluster NODE=node VERSION=version FHIR=fhir STARTED=st
 func clusterCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "cluster",
-		Usage: "the state of the running node",
-		Subcommands: []*cli.Command{{
+		Usage: "set up a cluster, and the state of the running node",
+		Subcommands: []*cli.Command{clusterInitCommand(), {
 			Name: "status", Usage: "print logs, lag, backlog and disk",
 			Description: help("Prints the state of the node that is asked.", "carillon cluster status", "carillon cluster status -o json"),
 			Action:      action(0, 0, clusterStatus),

@@ -20,19 +20,25 @@ func configCommand() *cli.Command {
 				Name: "check", Usage: "tell every mistake of a configuration file with its line", ArgsUsage: "FILE",
 				Description: help(`Reads a configuration file as serve would, with the CARILLON_… variables over it, and tells
 every mistake with its line. The exit code is 0 if there is none, else 2. With -o json, yaml or
-csv the mistakes are the result, on stdout.`,
+csv the mistakes are the result, on stdout.
+
+Every node in the file is looked at, or the one that --node names. Certificates and keys that
+are not there, or do not fit, are warnings: they may be on another machine. serve refuses them.`,
 					"carillon config check cluster.yaml",
-					"carillon config check cluster.yaml -o json"),
+					"carillon config check cluster.yaml --node n1 -o json"),
+				Flags:  []cli.Flag{&cli.StringFlag{Name: "node", Usage: "check for the node of this `NAME` alone"}},
 				Action: action(1, 1, configCheck),
 			},
 			{
 				Name: "show", Usage: "print the configuration in force",
 				Description: help(`Prints every key with the value that serve would use: the defaults, over them the file, over
-that the CARILLON_… variables. With --running it is what a running node uses.`,
-					"carillon config show --config cluster.yaml",
+that the CARILLON_… variables. With --running it is what a running node uses. Passwords are
+masked.`,
+					"carillon config show --config cluster.yaml --node n1",
 					"carillon config show --running -o json"),
 				Flags: []cli.Flag{
 					&cli.StringFlag{Name: "config", Usage: "configuration `FILE`"},
+					&cli.StringFlag{Name: "node", Usage: "`NAME` of the node that it is for; without it nodes shows each of several"},
 					&cli.BoolFlag{Name: "running", Usage: "ask the node"},
 				},
 				Action: action(0, 0, configShow),
@@ -42,18 +48,26 @@ that the CARILLON_… variables. With --running it is what a running node uses.`
 }
 
 func configCheck(c *call) error {
-	cfg, err := loadConfig(c.Args().First())
+	cfg, err := loadConfig(c.Args().First(), c.String("node"))
 	if err == nil {
 		err = cfg.CheckListeners()
 	}
-	var bad *config.Error
-	switch isBad := errors.As(err, &bad); {
-	case err != nil && !isBad:
+	var bad, files *config.Error
+	isBad := errors.As(err, &bad)
+	if err != nil && !isBad {
 		return err
+	}
+	if !isBad { // a file that is wrong may name wrong files
+		errors.As(cfg.CheckFiles(), &files)
+	}
+	switch {
 	case c.out.form != "table":
-		return c.configChecked(bad)
+		return c.configChecked(bad, files)
 	case isBad:
 		return usage("%w", bad)
+	}
+	for _, p := range problems(files) {
+		c.warn("warning: %s: %s: %s", p.Where, p.Key, p.Text)
 	}
 	c.note("%s is right", c.Args().First())
 	return nil
@@ -66,18 +80,25 @@ type configProblem struct {
 	Text  string `json:"text"`
 }
 
-// configChecked prints what is wrong, nothing if bad is nil, for programs.
-func (c *call) configChecked(bad *config.Error) error {
+func problems(e *config.Error) []configProblem {
+	list := []configProblem{}
+	if e != nil {
+		for _, p := range e.Problems {
+			list = append(list, configProblem(p))
+		}
+	}
+	return list
+}
+
+// configChecked prints what is wrong, nothing if bad is nil, for programs; files is what would
+// keep a node from starting here.
+func (c *call) configChecked(bad, files *config.Error) error {
 	result := struct {
 		File     string          `json:"file"`
 		Valid    bool            `json:"valid"`
 		Problems []configProblem `json:"problems"`
-	}{c.Args().First(), bad == nil, []configProblem{}}
-	if bad != nil {
-		for _, p := range bad.Problems {
-			result.Problems = append(result.Problems, configProblem(p))
-		}
-	}
+		Warnings []configProblem `json:"warnings"`
+	}{c.Args().First(), bad == nil, problems(bad), problems(files)}
 	whole := any(result)
 	if c.out.form == "csv" {
 		whole = result.Problems
@@ -101,7 +122,7 @@ func configShow(c *call) error {
 	if c.Bool("running") {
 		return configRunning(c)
 	}
-	cfg, err := loadConfig(c.String("config"))
+	cfg, err := loadConfig(c.String("config"), c.String("node"))
 	if err != nil {
 		return err
 	}

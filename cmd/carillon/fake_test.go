@@ -174,6 +174,8 @@ func (f *fakeServer) bundle(w http.ResponseWriter, r *http.Request) {
 
 const fakeSubscription = `{"id":"a1","status":"active","paused":false,"criteria":"Patient","channel":"rest-hook","endpoint":"http://x:1","version":3,"birth":3,"events":17,"pending":1,"dead":0,"lastError":{"time":"2026-01-02T03:04:05Z","outcome":"timeout"}}`
 
+const fakeConsumer = `{"reference":"messages/lab","stream":"MESSAGES","name":"lab","filter":"fhir.message.lab","from":"all","created":"2026-01-02T03:04:05Z","pending":2,"ackPending":1,"waiting":0,"subjects":["$JS.API.CONSUMER.INFO.MESSAGES.lab","$JS.API.CONSUMER.MSG.NEXT.MESSAGES.lab","$JS.ACK.MESSAGES.lab.>"]}`
+
 func (f *fakeServer) admin(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body)
 	path := strings.TrimPrefix(r.URL.Path, adminPath)
@@ -193,12 +195,14 @@ func (f *fakeServer) admin(w http.ResponseWriter, r *http.Request) {
 		"GET /attempts":                 `[{"time":"2026-01-02T03:04:05Z","subscription":"a1","number":17,"event":40,"resource":"Patient/p","attempt":1,"outcome":"timeout","tookMs":15000.5}]`,
 		"GET /tokens":                   `[{"id":"t1","name":"lab","roles":["reader","producer"],"created":"2026-01-02T03:04:05Z"}]`,
 		"POST /tokens":                  `{"id":"t1","name":"lab","roles":["reader"],"created":"2026-01-02T03:04:05Z","secret":"carillon_t1_s3cret"}`,
+		"GET /consumers":                "[" + fakeConsumer + "]",
+		"POST /consumers":               fakeConsumer,
 		"GET /status":                   `{"cluster":"c","node":"n1","ready":true,"logs":[{"name":"EVENTS","last":9}],"subscriptions":{"active":1}}`,
 		"GET /config":                   `{"node":{"http":"127.0.0.1:8080"}}`,
 		"POST /explain":                 `{"subscription":"a1","matches":true,"conditions":[{"text":"code=x","met":true,"found":["x"]}]}`,
 		"POST /resend":                  `{"count":1,"job":"j2"}`,
 	}
-	if r.Method == http.MethodDelete && path == "/tokens/lab" {
+	if r.Method == http.MethodDelete && (path == "/tokens/lab" || path == "/consumers/messages/lab") {
 		w.WriteHeader(http.StatusNoContent)
 		return
 	}

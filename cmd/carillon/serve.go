@@ -41,10 +41,10 @@ line on stdout when it serves:
 Logs go to stderr. The first SIGTERM or SIGINT drains the node, the second one ends it at
 once; nothing that was acknowledged is lost either way.`,
 			"carillon serve --dev",
-			"carillon serve --config cluster.yaml --data /var/lib/carillon"),
+			"carillon serve --config cluster.yaml --node n1 --data /var/lib/carillon"),
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "config", Usage: "configuration `FILE` (see cluster.yaml)"},
-			&cli.StringFlag{Name: "node", Usage: "`NAME` of this node (default n1, kept in the data folder)"},
+			&cli.StringFlag{Name: "node", Usage: "`NAME` of this node: its entry in nodes, where there are several (default n1, kept in the data folder)"},
 			&cli.StringFlag{Name: "data", Usage: "`DIR` of its data"},
 			&cli.StringFlag{Name: "http", Usage: "`ADDR` to serve FHIR and administration on; port 0 picks a free one"},
 			&cli.StringFlag{Name: "nats", Usage: "`ADDR` to serve NATS clients on; port 0 picks a free one"},
@@ -82,7 +82,7 @@ func serve(c *call) error {
 
 // serveConfig joins file, variables and flags, in rising order of precedence.
 func serveConfig(c *call) (config.Config, error) {
-	cfg, err := loadConfig(c.String("config"))
+	cfg, err := loaded(config.LoadNode(c.String("config"), os.Environ(), c.String("node")))
 	if err != nil {
 		return cfg, err
 	}
@@ -97,12 +97,6 @@ func serveConfig(c *call) (config.Config, error) {
 			return cfg, err
 		}
 	}
-	if name := c.String("node"); name != "" {
-		if cfg.Run.Node != "" && cfg.Run.Node != name {
-			return cfg, usage("--node %s has no entry in nodes, which names %s", name, cfg.Run.Node)
-		}
-		cfg.Run.Node = name
-	}
 	cfg.Run.Rebuild = c.Bool("rebuild")
 	cfg.Run.InsecurePublic = c.Bool("insecure-public")
 	if cfg.Run.Dev = c.Bool("dev"); cfg.Run.Dev {
@@ -112,12 +106,23 @@ func serveConfig(c *call) (config.Config, error) {
 	if err := cfg.Validate(); err != nil {
 		return cfg, err
 	}
-	return cfg, cfg.CheckListeners()
+	if err := cfg.CheckListeners(); err != nil {
+		return cfg, err
+	}
+	return cfg, cfg.CheckFiles()
 }
 
-// loadConfig reads a configuration. A file that cannot be read is wrong usage.
-func loadConfig(path string) (config.Config, error) {
-	cfg, err := config.Load(path, os.Environ())
+// loadConfig reads a configuration, for the node of this name or, without one, for whichever
+// node it will be.
+func loadConfig(path, name string) (config.Config, error) {
+	if name == "" {
+		return loaded(config.Load(path, os.Environ()))
+	}
+	return loaded(config.LoadNode(path, os.Environ(), name))
+}
+
+// loaded makes a file that cannot be read wrong usage.
+func loaded(cfg config.Config, err error) (config.Config, error) {
 	var bad *config.Error
 	if err != nil && !errors.As(err, &bad) {
 		return cfg, &exitError{code: exitUsage, err: err}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/carillon-fhir/carillon/match/fhir"
+	fhirjson "github.com/carillon-fhir/carillon/match/fhir/json"
 )
 
 // Config is what a Handler needs. Backend, Admin and Tokens are demanded.
@@ -92,9 +93,10 @@ type server struct {
 	capabilities   map[string]any
 }
 
-// call is one request on its way through.
+// call is one request on its way through. It is the ResponseWriter that the routes are given, by
+// which they find it.
 type call struct {
-	w       *statusWriter
+	w       statusWriter
 	r       *http.Request
 	id      string // X-Request-Id, the client's or ours
 	given   bool   // the id is the client's
@@ -103,9 +105,13 @@ type call struct {
 	login   bool   // token is who asks; without it no login was needed
 	mime    string // of a FHIR answer
 	pattern string
+	prefer  preference
+	brief   bool           // no answer to a write of this request shows the resource
+	body    rollingBody    // of the request
+	tree    *fhirjson.Tree // of the request's resource; given back when the request is answered
+	values  [7]string      // of headers of the answer
+	headers int            // how many of values are taken
 }
-
-type callKey struct{}
 
 // New makes the Handler. It panics if the Config lacks a part or two routes contradict: both
 // are faults of the program.
@@ -140,16 +146,23 @@ func New(cfg Config) http.Handler {
 	}
 	s.capabilities = s.capabilityStatement(time.Now())
 	for _, rt := range s.routes() {
-		s.mux.HandleFunc(rt.pattern, func(_ http.ResponseWriter, r *http.Request) {
-			c := r.Context().Value(callKey{}).(*call)
-			c.r, c.pattern = r, rt.pattern
+		s.mux.HandleFunc(rt.pattern, func(w http.ResponseWriter, _ *http.Request) {
+			c := w.(*statusWriter).c
+			c.pattern = rt.pattern
 			if err := s.enter(c, rt); err != nil {
 				s.fail(c, err)
 			}
 		})
 	}
+	s.mux.HandleFunc(unroutedPattern, func(w http.ResponseWriter, _ *http.Request) {
+		c := w.(*statusWriter).c
+		s.fail(c, s.unrouted(c.r))
+	})
 	return s
 }
+
+// unroutedPattern takes what no route does.
+const unroutedPattern = "/"
 
 // enter runs a route for whoever may.
 func (s *server) enter(c *call, rt route) error {
@@ -159,6 +172,8 @@ func (s *server) enter(c *call, rt route) error {
 	if err := c.negotiate(rt.face); err != nil {
 		return err
 	}
+	c.prefer = preferred(c.r.Header.Values("Prefer"))
+	c.brief = c.prefer == preferMinimal || c.prefer == preferOutcome
 	return rt.serve(s, c)
 }
 
@@ -166,27 +181,28 @@ func (s *server) enter(c *call, rt route) error {
 // and one line in the log, whatever happens.
 func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
-	c := &call{w: &statusWriter{ResponseWriter: w}, mime: mimeFHIR}
+	c := &call{r: r, mime: mimeFHIR}
+	c.w = statusWriter{ResponseWriter: w, c: c}
 	c.id, c.given = requestID(r)
-	c.r = r.WithContext(context.WithValue(r.Context(), callKey{}, c))
-	c.w.Header().Set("X-Request-Id", c.id)
-	c.w.Header().Set("X-Content-Type-Options", "nosniff")
+	c.header("X-Request-Id", c.id)
+	c.header("X-Content-Type-Options", "nosniff")
 
 	defer func() {
 		if p := recover(); p != nil {
 			s.recovered(c, p)
 		}
-		s.log.Debug("request", "id", c.id, "method", r.Method, "route", c.pattern, "status", c.w.status, "took", time.Since(start))
+		if c.tree != nil {
+			c.tree.Release()
+		}
+		if s.log.Enabled(r.Context(), slog.LevelDebug) {
+			s.log.Debug("request", "id", c.id, "method", r.Method, "route", c.pattern, "status", c.w.status, "took", time.Since(start))
+		}
 	}()
 	if err := s.rebase(c); err != nil {
 		s.fail(c, err)
 		return
 	}
-	if _, pattern := s.mux.Handler(c.r); pattern == "" {
-		s.fail(c, s.unrouted(c.r))
-		return
-	}
-	s.mux.ServeHTTP(c.w, c.r)
+	s.mux.ServeHTTP(&c.w, c.r)
 }
 
 // recovered answers for a handler that panicked. The panic's value may hold anything, so only
@@ -219,13 +235,14 @@ func (s *server) rebase(c *call) error {
 	if p == "/fhir/" {
 		p = "/fhir"
 	}
-	if p == "" || path.Clean(p) != p {
+	if p == "" || p[0] != '/' || path.Clean(p) != p {
 		return notFound(c.r)
 	}
 	if p != c.r.URL.Path {
 		u := *c.r.URL
 		u.Path, u.RawPath = p, ""
-		c.r.URL = &u // c.r is our own copy
+		c.r = c.r.WithContext(c.r.Context()) // a copy: the request is not ours
+		c.r.URL = &u
 	}
 	c.base = s.origin(c.r) + base
 	return nil
@@ -248,7 +265,7 @@ func (s *server) unrouted(r *http.Request) error {
 	for _, m := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"} {
 		probe := *r
 		probe.Method = m
-		if _, pattern := s.mux.Handler(&probe); pattern != "" {
+		if _, pattern := s.mux.Handler(&probe); pattern != unroutedPattern {
 			allow = append(allow, m)
 		}
 	}
@@ -286,8 +303,8 @@ func (s *server) fail(c *call, err error) {
 	for k, v := range j.header {
 		c.w.Header()[k] = v
 	}
-	for _, k := range []string{"ETag", "Last-Modified", "Location"} {
-		c.w.Header().Del(k)
+	for _, k := range []string{"Etag", "Last-Modified", "Location"} {
+		delete(c.w.Header(), k)
 	}
 	c.send(j.status, c.mime, encode(j.outcome(c.id)))
 }
@@ -305,7 +322,18 @@ func requestID(r *http.Request) (id string, given bool) {
 	if id != "" && len(id) <= 128 && !strings.ContainsFunc(id, func(c rune) bool { return c <= ' ' || c > '~' || c == '"' || c == '\\' }) {
 		return id, true
 	}
-	return strings.ToLower(rand.Text()[:20]), false
+	return newRequestID(), false
+}
+
+// newRequestID is 20 lower-case letters and digits, random in 100 bits.
+func newRequestID() string {
+	const alphabet = "abcdefghijklmnopqrstuvwxyz234567"
+	var b [20]byte
+	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
+	for i := range b {
+		b[i] = alphabet[b[i]%32]
+	}
+	return string(b[:])
 }
 
 // printable keeps a word of the client's from being anything but a word in our answers.

@@ -89,6 +89,9 @@ type Write struct {
 	Correlated bool
 	Trace      string // traceparent; empty if none
 	Owner      string // id of the token that writes; empty where no login is asked
+
+	// Brief says that nobody will look at Written.Body, so it may be left out.
+	Brief bool
 }
 
 // Written is what became of a Write.
@@ -100,7 +103,8 @@ type Written struct {
 	Version     record.Sequence
 	Time        time.Time        // of that version
 	Interaction fhir.Interaction // Create, Update, Delete or Unchanged
-	Body        []byte           // as a read would return it; empty after a delete
+	Gone        bool             // the resource is deleted, now or before, or never was
+	Body        []byte           // as a read would return it; empty if Gone, and may be if Brief
 	Warnings    []fhir.Issue     // of a write that was accepted all the same
 }
 
@@ -181,6 +185,8 @@ type Admin interface {
 	// RevokeToken takes an id or a name. While other tokens exist the last one with the role
 	// admin stays (IssueConflict): nobody could make another.
 	RevokeToken(ctx context.Context, idOrName string, by string) error
+
+	Consumers
 
 	Status(ctx context.Context) (Status, error)
 	// Config is the effective configuration with secrets masked, as JSON.

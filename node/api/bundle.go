@@ -149,6 +149,7 @@ func (s *server) bundle(c *call) error {
 	if err != nil {
 		return err
 	}
+	c.brief = c.prefer != preferRepresentation // an entry's answer is short unless it is asked for
 	root := t.Root()
 	if !t.Is(t.Get(root, "resourceType"), "Bundle") {
 		return badRequest("a Bundle is processed here; a resource goes to the address of its type, such as /fhir/Patient")
@@ -424,7 +425,7 @@ func (s *server) batchEntry(ctx context.Context, c *call, e *entry) (bundleEntry
 	}
 	done, err := s.write(ctx, c, w)
 	if w.Interaction == fhir.Delete {
-		done.Body = nil
+		done.Gone, done.Body = true, nil
 	}
 	return c.writtenEntry(done), err
 }
@@ -435,7 +436,7 @@ func (c *call) writtenEntry(w Written) bundleEntry {
 	switch {
 	case w.Interaction == fhir.Create:
 		status = http.StatusCreated
-	case len(w.Body) == 0:
+	case w.Gone:
 		status = http.StatusNoContent
 	}
 	e := bundleEntry{response: &entryResponse{Status: statusText(status)}}
@@ -445,11 +446,10 @@ func (c *call) writtenEntry(w Written) bundleEntry {
 			e.response.Location = c.location(w.Key, w.Version)
 		}
 	}
-	prefer := c.preferred()
-	if prefer == preferRepresentation && len(w.Body) > 0 {
+	if c.prefer == preferRepresentation && len(w.Body) > 0 {
 		e.fullURL, e.resource = c.base+"/"+w.Key.String(), w.Body
 	}
-	if prefer == preferOutcome || len(w.Warnings) > 0 {
+	if c.prefer == preferOutcome || len(w.Warnings) > 0 {
 		o := newOutcome(c.id, outcomeOf(w)...)
 		e.response.Outcome = &o
 	}

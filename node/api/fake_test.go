@@ -77,7 +77,16 @@ func (f *fake) Write(_ context.Context, w Write) (Written, error) {
 	if err := f.check(w); err != nil {
 		return Written{}, err
 	}
-	return f.apply(w), nil
+	return f.brief(w), nil
+}
+
+// brief applies a write and answers with no more than it must.
+func (f *fake) brief(w Write) Written {
+	done := f.apply(w)
+	if w.Brief {
+		done.Body = nil
+	}
+	return done
 }
 
 func (f *fake) Transaction(_ context.Context, ws []Write) ([]Written, error) {
@@ -101,7 +110,7 @@ func (f *fake) Transaction(_ context.Context, ws []Write) ([]Written, error) {
 	}
 	var out []Written
 	for _, w := range ws {
-		out = append(out, f.apply(w))
+		out = append(out, f.brief(w))
 	}
 	return out, nil
 }
@@ -144,7 +153,7 @@ func (f *fake) apply(w Write) Written {
 	f.asked = append(f.asked, w)
 	cur, known := f.current(w.Key)
 	exists := known && !cur.Deleted
-	unchanged := Written{Key: w.Key, Version: cur.Version, Time: cur.Time, Interaction: fhir.Unchanged, Body: cur.Body, Warnings: f.warnings}
+	unchanged := Written{Key: w.Key, Version: cur.Version, Time: cur.Time, Interaction: fhir.Unchanged, Gone: !exists, Body: cur.Body, Warnings: f.warnings}
 	var hash [16]byte
 	if w.Interaction == fhir.Delete {
 		if !exists {
@@ -183,7 +192,7 @@ func (f *fake) apply(w Write) Written {
 		f.hash[w.Key] = hash
 	}
 	f.versions[w.Key] = append(f.versions[w.Key], r)
-	done := Written{Key: w.Key, Version: r.Version, Time: r.Time, Interaction: r.Interaction, Body: r.Body, Warnings: f.warnings}
+	done := Written{Key: w.Key, Version: r.Version, Time: r.Time, Interaction: r.Interaction, Gone: r.Deleted, Body: r.Body, Warnings: f.warnings}
 	if w.MessageID != "" {
 		f.ids[w.MessageID] = done
 	}

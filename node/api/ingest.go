@@ -40,6 +40,7 @@ func (s *server) ingest(c *call) error {
 	if err != nil {
 		return err
 	}
+	c.brief = true
 	in := &ingest{s: s, c: c, pool: newPool(sideBySide, sideBySideBytes)}
 	in.readAll(c.r.Context(), bufio.NewReaderSize(body, 64<<10))
 	in.pool.wait()

@@ -103,7 +103,7 @@ func (s *server) preparePatch(ctx context.Context, c *call, key fhir.Key, patch 
 			return Write{}, err
 		}
 	}
-	w.MessageID, w.Correlated, err = c.messageID("PATCH "+key.String()+" "+place, patch)
+	w.MessageID, w.Correlated, err = c.messageID(func() string { return "PATCH " + key.String() + " " + place }, patch)
 	return w, err
 }
 

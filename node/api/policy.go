@@ -41,7 +41,7 @@ const (
 	subscribe right = "subscribe" // Subscriptions of one's own; an administrator's are all
 	define    right = "define"    // topics and search parameters: they change what others match
 	operate   right = "operate"   // see and steer deliveries
-	manage    right = "manage"    // tokens, purge, resend
+	manage    right = "manage"    // tokens, consumers, purge, resend
 )
 
 // grants says which roles give a right.
@@ -82,23 +82,26 @@ var policy = map[string]right{
 	"POST /fhir/Subscription/{id}/$explain": read,
 	"POST /fhir/Subscription/$validate":     read,
 
-	"GET /admin/api/v1/subscriptions":              operate,
-	"GET /admin/api/v1/subscriptions/{id}":         operate,
-	"POST /admin/api/v1/subscriptions/{id}/pause":  operate,
-	"POST /admin/api/v1/subscriptions/{id}/resume": operate,
-	"GET /admin/api/v1/subscriptions/{id}/events":  operate,
-	"GET /admin/api/v1/dlq":                        operate,
-	"GET /admin/api/v1/dlq/{id}":                   operate,
-	"POST /admin/api/v1/dlq/replay":                operate,
-	"POST /admin/api/v1/dlq/purge":                 manage,
-	"GET /admin/api/v1/attempts":                   operate,
-	"GET /admin/api/v1/tokens":                     manage,
-	"POST /admin/api/v1/tokens":                    manage,
-	"DELETE /admin/api/v1/tokens/{id}":             manage,
-	"GET /admin/api/v1/status":                     operate,
-	"GET /admin/api/v1/config":                     operate,
-	"POST /admin/api/v1/explain":                   read,
-	"POST /admin/api/v1/resend":                    manage,
+	"GET /admin/api/v1/subscriptions":                operate,
+	"GET /admin/api/v1/subscriptions/{id}":           operate,
+	"POST /admin/api/v1/subscriptions/{id}/pause":    operate,
+	"POST /admin/api/v1/subscriptions/{id}/resume":   operate,
+	"GET /admin/api/v1/subscriptions/{id}/events":    operate,
+	"GET /admin/api/v1/dlq":                          operate,
+	"GET /admin/api/v1/dlq/{id}":                     operate,
+	"POST /admin/api/v1/dlq/replay":                  operate,
+	"POST /admin/api/v1/dlq/purge":                   manage,
+	"GET /admin/api/v1/attempts":                     operate,
+	"GET /admin/api/v1/tokens":                       manage,
+	"POST /admin/api/v1/tokens":                      manage,
+	"DELETE /admin/api/v1/tokens/{id}":               manage,
+	"GET /admin/api/v1/consumers":                    operate,
+	"POST /admin/api/v1/consumers":                   manage,
+	"DELETE /admin/api/v1/consumers/{stream}/{name}": manage,
+	"GET /admin/api/v1/status":                       operate,
+	"GET /admin/api/v1/config":                       operate,
+	"POST /admin/api/v1/explain":                     read,
+	"POST /admin/api/v1/resend":                      manage,
 }
 
 // writeRight is the right to write a resource of a type.

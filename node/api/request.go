@@ -44,6 +44,9 @@ func (c *call) bodyIs(accepted []string) error {
 	if ct == "" {
 		return nil
 	}
+	if slices.Contains(accepted, ct) {
+		return nil // as it is usually written
+	}
 	name, params, err := mime.ParseMediaType(ct)
 	if err != nil || !slices.Contains(accepted, name) {
 		what := accepted[0]
@@ -66,7 +69,8 @@ func unsupportedMedia(diagnostics string) error {
 // idleTimeout. Bytes are counted by the caller, after decompression, so that a small body that
 // unpacks to a huge one costs no more than the limit.
 func (c *call) stream() (io.Reader, error) {
-	body := &rollingBody{c: c}
+	c.body.c = c
+	body := &c.body
 	switch enc := strings.ToLower(strings.TrimSpace(c.r.Header.Get("Content-Encoding"))); enc {
 	case "", "identity":
 		return body, nil
@@ -115,7 +119,7 @@ type rollingBody struct {
 }
 
 func (b *rollingBody) Read(p []byte) (int, error) {
-	ctl := http.NewResponseController(b.c.w)
+	ctl := http.NewResponseController(&b.c.w)
 	// A writer without deadlines, as in some tests, reads without them.
 	_ = ctl.SetReadDeadline(time.Now().Add(idleTimeout))
 	n, err := b.c.r.Body.Read(p)
@@ -141,22 +145,26 @@ func (c *call) readBody(limit int) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	var b bytes.Buffer
-	if n := c.r.ContentLength; n > 0 {
-		b.Grow(min(int(n), growAhead) + bytes.MinRead)
+	// One byte more than is announced: the end can then be seen without growing.
+	body := make([]byte, 0, min(max(c.r.ContentLength+1, bytes.MinRead), growAhead))
+	for {
+		n, err := r.Read(body[len(body):cap(body)])
+		switch body = body[:len(body)+n]; {
+		case len(body) > limit:
+			c.drain()
+			return nil, tooLong("body", limit)
+		case err == io.EOF:
+			return body, nil
+		case errors.Is(err, errBomb):
+			c.drain()
+			return nil, unreadable(err)
+		case err != nil:
+			return nil, unreadable(err)
+		}
+		if len(body) == cap(body) {
+			body = slices.Grow(body, bytes.MinRead)
+		}
 	}
-	n, err := b.ReadFrom(io.LimitReader(r, int64(limit)+1))
-	switch {
-	case errors.Is(err, errBomb):
-		c.drain()
-		return nil, unreadable(err)
-	case err != nil:
-		return nil, unreadable(err)
-	case n > int64(limit):
-		c.drain()
-		return nil, tooLong("body", limit)
-	}
-	return b.Bytes(), nil
 }
 
 // What of a refused body is read on, and for how long.
@@ -172,7 +180,7 @@ func (c *call) drain() {
 	if c.r.Header.Get("Expect") != "" {
 		return
 	}
-	ctl := http.NewResponseController(c.w)
+	ctl := http.NewResponseController(&c.w)
 	_ = ctl.SetReadDeadline(time.Now().Add(drainTime))
 	// However it ends, the answer is the refusal.
 	_, _ = io.CopyN(io.Discard, c.r.Body, drainBytes)
@@ -212,14 +220,19 @@ type resource struct {
 // parseResource checks what every resource must fulfil: strict JSON, a type of the release, an
 // id and a meta of the right form. Everything else in it is the source's business.
 func (s *server) parseResource(body []byte) (resource, error) {
+	return s.parseInto(new(fhirjson.Tree), body)
+}
+
+// parseInto is parseResource into a tree that the caller has.
+func (s *server) parseInto(t *fhirjson.Tree, body []byte) (resource, error) {
 	if len(bytes.TrimSpace(body)) == 0 {
 		return resource{}, fhir.Refuse(fhir.IssueStructure, "", "the body is empty; a resource is needed")
 	}
-	t, err := parseStrict(body, s.limits.Resource, 0)
-	if err != nil {
-		return resource{}, err
+	if err := t.Parse(body, fhirjson.Limits{Bytes: s.limits.Resource}); err != nil {
+		return resource{}, notJSON(err, s.limits.Resource)
 	}
 	res := resource{body: body, tree: t}
+	var err error
 	if res.key, err = s.identify(t); err != nil {
 		return resource{}, err
 	}
@@ -299,7 +312,8 @@ func (r resource) feedMeta() error {
 	return nil
 }
 
-// readResource reads the body of a request whose address names a type.
+// readResource reads the body of a request whose address names a type. It is called once a
+// request; the tree is void when that is answered.
 func (s *server) readResource(c *call, typ string) (resource, error) {
 	if err := c.bodyIs(resourceTypes); err != nil {
 		return resource{}, err
@@ -308,7 +322,8 @@ func (s *server) readResource(c *call, typ string) (resource, error) {
 	if err != nil {
 		return resource{}, err
 	}
-	res, err := s.parseResource(body)
+	c.tree = fhirjson.Borrow()
+	res, err := s.parseInto(c.tree, body)
 	if err != nil {
 		return resource{}, err
 	}
@@ -368,6 +383,9 @@ func (s *server) checkKey(key fhir.Key) error {
 // onlyQuery refuses query parameters that the route does not know: one that is ignored may be
 // one that its sender relies on. _summary=false and the like ask for nothing.
 func (c *call) onlyQuery(known ...string) error {
+	if c.r.URL.RawQuery == "" {
+		return nil
+	}
 	q, err := url.ParseQuery(c.r.URL.RawQuery)
 	if err != nil {
 		return badRequest("the query cannot be read: check its % escapes")
@@ -474,7 +492,7 @@ func (c *call) feed() (bool, error) {
 // newWrite begins a write with what the request's headers say about it.
 func (c *call) newWrite(key fhir.Key) (Write, error) {
 	feed, err := c.feed()
-	w := Write{Key: key, Feed: feed, Owner: c.token.ID}
+	w := Write{Key: key, Feed: feed, Owner: c.token.ID, Brief: c.brief}
 	if t := c.r.Header.Get("Traceparent"); validTraceparent(t) {
 		w.Trace = t
 	}
@@ -502,7 +520,7 @@ func validTraceparent(s string) bool {
 // who sends it and to what is written, since many clients send one X-Request-Id with several
 // different writes. Empty if the client gave neither; correlated if it is an X-Request-Id, by
 // which its client does not promise that it belongs to one write.
-func (c *call) messageID(what string, body []byte) (id string, correlated bool, err error) {
+func (c *call) messageID(what func() string, body []byte) (id string, correlated bool, err error) {
 	key := c.r.Header.Get("Idempotency-Key")
 	if len(key) > 255 {
 		return "", false, badRequest("Idempotency-Key is longer than 255 characters")
@@ -515,7 +533,7 @@ func (c *call) messageID(what string, body []byte) (id string, correlated bool, 
 	}
 	sum := sha256.Sum256(body)
 	h := sha256.New()
-	for _, part := range []string{c.token.ID, key, what} {
+	for _, part := range []string{c.token.ID, key, what()} {
 		fmt.Fprintf(h, "%d:%s", len(part), part) // lengths, so that parts cannot run together
 	}
 	h.Write(sum[:])

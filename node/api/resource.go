@@ -78,7 +78,7 @@ func (s *server) create(c *call) error {
 // prepareCreate makes the write of a new resource. Its own id is replaced: the server gives
 // ids (FHIR R4 3.1.0.8). place tells entries of one request apart.
 func (c *call) prepareCreate(res resource, place, ifNoneExist string) (Write, error) {
-	mid, correlated, err := c.messageID("POST "+res.key.Type+" "+place, res.body)
+	mid, correlated, err := c.messageID(func() string { return "POST " + res.key.Type + " " + place }, res.body)
 	if err != nil {
 		return Write{}, err
 	}
@@ -190,7 +190,7 @@ func (c *call) prepareUpdate(res resource, id fhir.ID, place string, match func(
 	if err != nil {
 		return Write{}, err
 	}
-	w.MessageID, w.Correlated, err = c.messageID("PUT "+res.key.String()+" "+place, res.body)
+	w.MessageID, w.Correlated, err = c.messageID(func() string { return "PUT " + res.key.String() + " " + place }, res.body)
 	return w, err
 }
 
@@ -211,7 +211,7 @@ func (s *server) delete(c *call) error {
 	if err != nil {
 		return err
 	}
-	done.Body = nil
+	done.Gone, done.Body = true, nil
 	return c.written(done)
 }
 
@@ -226,7 +226,7 @@ func (c *call) prepareDelete(key fhir.Key, place string, match func() (*record.S
 			return Write{}, err
 		}
 	}
-	w.MessageID, w.Correlated, err = c.messageID("DELETE "+key.String()+" "+place, nil)
+	w.MessageID, w.Correlated, err = c.messageID(func() string { return "DELETE " + key.String() + " " + place }, nil)
 	return w, err
 }
 
@@ -457,6 +457,7 @@ func (s *server) feedEvent(c *call) error {
 	if err != nil {
 		return err
 	}
+	c.brief = true
 	w, err := s.prepareFeed(c, asked, body)
 	if err != nil {
 		return err
@@ -501,7 +502,7 @@ func (s *server) prepareFeed(c *call, asked fhir.Interaction, body []byte) (w Wr
 	if asked != fhir.Delete {
 		w.Body = body
 	}
-	w.MessageID, w.Correlated, err = c.messageID("$feed "+string(asked)+" "+key.String(), body)
+	w.MessageID, w.Correlated, err = c.messageID(func() string { return "$feed " + string(asked) + " " + key.String() }, body)
 	return w, err
 }
 

@@ -30,9 +30,10 @@ const (
 	facePlain             // health and metrics: whatever the client accepts
 )
 
-// statusWriter remembers the status for the log.
+// statusWriter remembers the status for the log, and leads the routes to their call.
 type statusWriter struct {
 	http.ResponseWriter
+	c      *call
 	status int
 }
 
@@ -67,7 +68,7 @@ func (c *call) negotiate(f face) error {
 		}
 		return nil
 	}
-	if f := c.r.URL.Query().Get("_format"); f != "" {
+	if f := c.query("_format"); f != "" {
 		// A plus sign in a query means a space.
 		c.mime = jsonType(strings.ReplaceAll(f, " ", "+"))
 	} else {
@@ -85,6 +86,14 @@ func notAcceptable() error {
 		err: fhir.Refuse(fhir.IssueNotSupported, "", "answers are JSON: ask for application/fhir+json or application/json")}
 }
 
+// query gives a parameter of the address. Most requests have none, and need no parsing.
+func (c *call) query(name string) string {
+	if c.r.URL.RawQuery == "" {
+		return ""
+	}
+	return c.r.URL.Query().Get(name)
+}
+
 // acceptable chooses from Accept headers the media type with the highest weight, the first of
 // equals; empty if none is ours.
 func acceptable(accept []string) string {
@@ -94,7 +103,14 @@ func acceptable(accept []string) string {
 	}
 	best, weight := "", 0.0
 	for part := range strings.SplitSeq(list, ",") {
-		name, params, err := mime.ParseMediaType(strings.TrimSpace(part))
+		part = strings.TrimSpace(part)
+		if !strings.ContainsRune(part, ';') && jsonType(part) != "" { // weight 1, the usual case
+			if weight < 1 {
+				best, weight = jsonType(part), 1
+			}
+			continue
+		}
+		name, params, err := mime.ParseMediaType(part)
 		if err != nil {
 			continue
 		}
@@ -123,31 +139,43 @@ func jsonType(name string) string {
 	return ""
 }
 
+// header sets a header of the answer. The name is in canonical form, so that nothing has to bring
+// it there, and the usual values stand side by side in the call rather than each on its own.
+func (c *call) header(name, value string) {
+	if c.headers == len(c.values) {
+		c.w.Header()[name] = []string{value}
+		return
+	}
+	one := c.values[c.headers : c.headers+1 : c.headers+1]
+	c.headers++
+	one[0] = value
+	c.w.Header()[name] = one
+}
+
 // gzipFrom is the size from which an answer is worth compressing.
 const gzipFrom = 1 << 10
 
 // send gives the answer. It is called once a request.
 func (c *call) send(status int, contentType string, body []byte) {
-	h := c.w.Header()
 	if len(body) > 0 {
-		if p := c.r.URL.Query().Get("_pretty"); p == "true" {
+		if c.query("_pretty") == "true" {
 			var b bytes.Buffer
 			if json.Indent(&b, body, "", "  ") == nil {
 				body = b.Bytes()
 			}
 		}
-		h.Set("Content-Type", contentType+"; charset=utf-8")
-		h.Add("Vary", "Accept, Accept-Encoding")
+		c.header("Content-Type", contentType+"; charset=utf-8")
+		c.w.Header().Add("Vary", "Accept, Accept-Encoding")
 		if len(body) >= gzipFrom && acceptsGzip(c.r.Header.Values("Accept-Encoding")) {
 			body = compress(body)
-			h.Set("Content-Encoding", "gzip")
+			c.header("Content-Encoding", "gzip")
 		}
 	}
 	if status != http.StatusNoContent && status != http.StatusNotModified {
-		h.Set("Content-Length", strconv.Itoa(len(body)))
+		c.header("Content-Length", strconv.Itoa(len(body)))
 	}
 	// A client may take long over the whole of a large answer, but not over each part of it.
-	ctl := http.NewResponseController(c.w)
+	ctl := http.NewResponseController(&c.w)
 	_ = ctl.SetWriteDeadline(time.Now().Add(idleTimeout))
 	c.w.WriteHeader(status)
 	if c.r.Method == http.MethodHead {
@@ -155,11 +183,12 @@ func (c *call) send(status int, contentType string, body []byte) {
 	}
 	for len(body) > 0 {
 		part := body[:min(len(body), 256<<10)]
-		_ = ctl.SetWriteDeadline(time.Now().Add(idleTimeout))
 		if _, err := c.w.Write(part); err != nil {
 			return // the client has gone; there is nobody left to tell
 		}
-		body = body[len(part):]
+		if body = body[len(part):]; len(body) > 0 {
+			_ = ctl.SetWriteDeadline(time.Now().Add(idleTimeout))
+		}
 	}
 }
 
@@ -205,20 +234,20 @@ func (c *call) sendOutcome(status int, issues ...outcomeIssue) error {
 
 // etag is the entity tag of a version: weak, since the same version may be written in several
 // ways (FHIR R4 3.1.0.1.3).
-func etag(v record.Sequence) string { return fmt.Sprintf(`W/"%d"`, v) }
+func etag(v record.Sequence) string { return `W/"` + strconv.FormatUint(uint64(v), 10) + `"` }
 
 // instant writes a time as FHIR's instant.
 func instant(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z") }
 
 // location is the absolute URL of a version.
 func (c *call) location(key fhir.Key, v record.Sequence) string {
-	return fmt.Sprintf("%s/%s/_history/%d", c.base, key, v)
+	return c.base + "/" + key.Type + "/" + string(key.ID) + "/_history/" + strconv.FormatUint(uint64(v), 10)
 }
 
 // describe sets the headers that tell which version the answer is about.
 func (c *call) describe(v record.Sequence, t time.Time) {
-	c.w.Header().Set("ETag", etag(v))
-	c.w.Header().Set("Last-Modified", t.UTC().Format(http.TimeFormat))
+	c.header("Etag", etag(v))
+	c.header("Last-Modified", t.UTC().Format(http.TimeFormat))
 }
 
 // warn shows warnings also to those who get no OperationOutcome (RFC 9110 leaves 299 to us).
@@ -235,17 +264,17 @@ func (c *call) written(w Written) error {
 	switch {
 	case w.Interaction == fhir.Create:
 		status = http.StatusCreated
-	case len(w.Body) == 0: // deleted, now or before
+	case w.Gone:
 		status = http.StatusNoContent
 	}
 	if w.Version != 0 {
 		c.describe(w.Version, w.Time)
 		if status != http.StatusNoContent {
-			c.w.Header().Set("Location", c.location(w.Key, w.Version))
+			c.header("Location", c.location(w.Key, w.Version))
 		}
 	}
 	c.warn(w.Warnings)
-	switch c.preferred() {
+	switch c.prefer {
 	case preferOutcome:
 		if status == http.StatusNoContent {
 			status = http.StatusOK
@@ -282,9 +311,12 @@ const (
 	preferOutcome        preference = "OperationOutcome"
 )
 
-// preferred reads the Prefer header (RFC 7240). Preferences that we do not know are only that.
-func (c *call) preferred() preference {
-	for part := range strings.SplitSeq(strings.Join(c.r.Header.Values("Prefer"), ","), ",") {
+// preferred reads Prefer headers (RFC 7240). Preferences that we do not know are only that.
+func preferred(headers []string) preference {
+	if len(headers) == 0 {
+		return preferNothing
+	}
+	for part := range strings.SplitSeq(strings.Join(headers, ","), ",") {
 		for token := range strings.SplitSeq(part, ";") {
 			name, value, _ := strings.Cut(strings.TrimSpace(token), "=")
 			if !strings.EqualFold(name, "return") {

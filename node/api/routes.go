@@ -48,6 +48,9 @@ func (s *server) routes() []route {
 		{"GET /admin/api/v1/tokens", faceJSON, (*server).adminTokens},
 		{"POST /admin/api/v1/tokens", faceJSON, (*server).adminCreateToken},
 		{"DELETE /admin/api/v1/tokens/{id}", faceJSON, (*server).adminRevokeToken},
+		{"GET /admin/api/v1/consumers", faceJSON, (*server).adminConsumers},
+		{"POST /admin/api/v1/consumers", faceJSON, (*server).adminCreateConsumer},
+		{"DELETE /admin/api/v1/consumers/{stream}/{name}", faceJSON, (*server).adminDeleteConsumer},
 		{"GET /admin/api/v1/status", faceJSON, (*server).adminStatus},
 		{"GET /admin/api/v1/config", faceJSON, (*server).adminConfig},
 		{"POST /admin/api/v1/explain", faceJSON, (*server).adminExplain},
@@ -84,6 +87,6 @@ func (s *server) readyz(c *call) error {
 }
 
 func (s *server) showMetrics(c *call) error {
-	s.metrics.ServeHTTP(c.w, c.r)
+	s.metrics.ServeHTTP(&c.w, c.r)
 	return nil
 }

@@ -119,7 +119,7 @@ func (tx *transaction) commit(ctx context.Context) error {
 	}
 	for i, w := range done {
 		if tx.writes[i].Interaction == fhir.Delete {
-			w.Body = nil
+			w.Gone, w.Body = true, nil
 		}
 		tx.answers[tx.of[i]] = tx.c.writtenEntry(w)
 	}

@@ -8,8 +8,12 @@ import (
 // left out.
 type Config struct {
 	Cluster Cluster `yaml:"cluster"`
-	// Node is what this node uses. Load puts the keys of the node's own entry in Nodes over it.
-	Node          Node            `yaml:"node"`
+	// Node is what this node uses: the keys of `node`, over them those of its own entry in
+	// `nodes`, over them variables and flags. Until a node is chosen (several entries, and Load
+	// rather than LoadNode) it is what the entries start from.
+	Node Node `yaml:"node"`
+	// Nodes holds every node of the file as that node itself sees it, without variables and
+	// flags. It is empty where the file names no node.
 	Nodes         map[string]Node `yaml:"nodes"`
 	FHIR          FHIR            `yaml:"fhir"`
 	Delivery      Delivery        `yaml:"delivery"`
@@ -27,9 +31,19 @@ type Config struct {
 	origin map[string]string
 }
 
-// Cluster names the cluster, which a data folder belongs to for good.
+// Cluster is what all nodes have in common.
 type Cluster struct {
-	Name string `yaml:"name"`
+	Name     string     `yaml:"name"`     // a data folder belongs to it for good
+	Replicas int        `yaml:"replicas"` // copies of each log; 0: see Config.Replicas
+	TLS      ClusterTLS `yaml:"tls"`
+}
+
+// ClusterTLS names the PEM files of the routes between nodes: each side shows its certificate,
+// and takes the other's if the CA signed it. All are empty, or none is.
+type ClusterTLS struct {
+	CA   string `yaml:"ca"`
+	Cert string `yaml:"cert"`
+	Key  string `yaml:"key"`
 }
 
 // Node is where one node keeps its data and listens.
@@ -37,6 +51,7 @@ type Node struct {
 	Data      string `yaml:"data"`       // folder of the logs and the projection
 	HTTP      string `yaml:"http"`       // host:port of FHIR and administration; port 0 picks a free one
 	NATS      string `yaml:"nats"`       // host:port for NATS clients; port 0 picks a free one
+	Route     string `yaml:"route"`      // host:port where this node listens for the others, and they reach it; empty: none
 	PublicURL string `yaml:"public_url"` // what absolute URLs in answers are built on; empty: the request's Host
 }
 
@@ -86,11 +101,35 @@ type Egress struct {
 
 // Security holds what protects the listeners.
 type Security struct {
-	TLS TLS `yaml:"tls"`
+	TLS  TLS  `yaml:"tls"` // of the HTTP listener
+	NATS NATS `yaml:"nats"`
 }
 
-// TLS names the PEM files of the HTTP listener's certificate (with its chain) and key. Both
-// are empty, or neither is.
+// NATS says who may enter through the listener for NATS clients. Without users that is anyone
+// who reaches it, so it must then stay on loopback.
+type NATS struct {
+	TLS   TLS        `yaml:"tls"`
+	Users []NATSUser `yaml:"users"`
+}
+
+// NATSUser is a login for NATS clients. What is not listed it may not do.
+type NATSUser struct {
+	Name     string `yaml:"name"`
+	Password string `yaml:"password"` // plain or bcrypt ($2a$, $2b$, $2y$); never shown
+	NKey     string `yaml:"nkey"`     // public user key (U…); the other way to log in
+	// Publish and Subscribe are subjects: within fhir.ingest.*.*, and within fhir.message.>,
+	// fhir.dead.> and fhir.event.>.
+	Publish   []string `yaml:"publish"`
+	Subscribe []string `yaml:"subscribe"`
+	// Consumers are durable consumers that an administrator made: messages, dead or events, a
+	// slash, and the name.
+	Consumers []string `yaml:"consumers"`
+	// Operator lets it ask how the cluster is: on $SRV.> and carillon.admin.>.
+	Operator bool `yaml:"operator"`
+}
+
+// TLS names the PEM files of a listener's certificate (with its chain) and key. Both are
+// empty, or neither is.
 type TLS struct {
 	Cert string `yaml:"cert"`
 	Key  string `yaml:"key"`
@@ -117,8 +156,8 @@ type Log struct {
 
 // Run is what the command line alone decides.
 type Run struct {
-	// Node is the name of this node: given by --node, else the only entry of nodes; empty lets
-	// the data folder decide, and is n1 for a new one.
+	// Node is the name of this node: given by --node, else the only entry of nodes. Empty lets
+	// the data folder decide, and is n1 for a new one, if nodes has no entries.
 	Node string
 	// Dev says that the node was started for trying things on one machine.
 	Dev bool

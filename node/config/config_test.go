@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -47,26 +48,65 @@ func TestDefaultIsValid(t *testing.T) {
 	}
 }
 
+// commentedOut is a line of cluster.yaml that is a key at its default or an example.
+var commentedOut = regexp.MustCompile(`(?m)^( *)#(\S.*)$`)
+
 func TestClusterYAMLHasEveryKeyWithItsDefault(t *testing.T) {
 	path := filepath.Join("..", "..", "cluster.yaml")
-	c, err := Load(path, nil)
+	asWritten, err := Load(path, nil)
 	if err != nil {
 		t.Fatal(err)
-	}
-	for _, key := range Keys() {
-		if c.origin[key] == "" {
-			t.Errorf("cluster.yaml leaves out %s", key)
-		}
-		if got, want := c.Text(key), Default().Text(key); got != want {
-			t.Errorf("cluster.yaml gives %s as %s, its default is %s", key, got, want)
-		}
 	}
 	text, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(string(text), "\nnodes:") {
-		t.Error("cluster.yaml leaves out nodes")
+	// The example has a folder of its own; the default stands in the line above it.
+	whole := strings.Replace(string(text), "\n  data: /var/lib/carillon", "", 1)
+	c, problems := load(t, commentedOut.ReplaceAllString(whole, "$1$2"))
+	if problems != nil {
+		t.Fatalf("with the comments taken away: %q", problems)
+	}
+	if err := c.CheckListeners(); err != nil {
+		t.Error(err)
+	}
+	for _, key := range Keys() {
+		switch {
+		case key == "node.route" || strings.HasPrefix(key, "cluster.tls."):
+			continue // below
+		case c.origin[key] == "":
+			t.Errorf("cluster.yaml leaves out %s", key)
+		case c.Text(key) != Default().Text(key):
+			t.Errorf("cluster.yaml gives %s as %s, its default is %s", key, c.Text(key), Default().Text(key))
+		case key != "node.data" && asWritten.Text(key) != Default().Text(key):
+			t.Errorf("the example has %s as %s, which is not its default", key, asWritten.Text(key))
+		}
+	}
+	if tls := asWritten.Cluster.TLS; tls.CA == "" || tls.Cert == "" || tls.Key == "" {
+		t.Errorf("the example has no certificates of routes: %+v", tls)
+	}
+	if !asWritten.Clustered() || len(asWritten.Nodes) != 3 {
+		t.Errorf("the example is no cluster of three: %v", asWritten.Nodes)
+	}
+	everyKeyOfALoginIsIn(t, c.Security.NATS.Users)
+}
+
+func everyKeyOfALoginIsIn(t *testing.T, users []NATSUser) {
+	t.Helper()
+	shown := map[string]bool{}
+	for _, u := range users {
+		v := reflect.ValueOf(u)
+		for i := range v.NumField() {
+			shown[v.Type().Field(i).Tag.Get("yaml")] = shown[v.Type().Field(i).Tag.Get("yaml")] || !v.Field(i).IsZero()
+		}
+	}
+	for _, name := range []string{"name", "password", "nkey", "publish", "subscribe", "consumers"} {
+		if !shown[name] {
+			t.Errorf("cluster.yaml shows no login with %s", name)
+		}
+	}
+	if len(shown) != 6 {
+		t.Errorf("a login has keys that this test does not know: %v", shown)
 	}
 }
 
@@ -128,7 +168,7 @@ security:
 	}
 	want := Default()
 	want.Cluster.Name = "north"
-	want.Nodes = map[string]Node{"a1": {Data: "/srv/a", HTTP: "127.0.0.1:1"}}
+	want.Nodes = map[string]Node{"a1": {Data: "/srv/a", HTTP: "127.0.0.1:1", NATS: "127.0.0.1:2"}}
 	want.Run.Node = "a1"
 	want.Node = Node{Data: "/srv/a", HTTP: "127.0.0.1:1", NATS: "127.0.0.1:2"}
 	want.Delivery.Retry.Attempts = 8
@@ -156,8 +196,6 @@ func TestWhatIsWrongIsToldWithItsLine(t *testing.T) {
 			[]string{`c.yaml:1: unknown key retention`, `c.yaml:2: unknown key match`}},
 		{"key of a node", "nodes:\n  n1:\n    dta: x\n",
 			[]string{`c.yaml:3: unknown key nodes.n1.dta; did you mean nodes.n1.data?`}},
-		{"several nodes", "nodes:\n  n1: {}\n  n2: {}\n",
-			[]string{`c.yaml:3: nodes.n2: several nodes come with a later version; keep one entry`}},
 		{"name of a node", "nodes:\n  a/b: {}\n",
 			[]string{`c.yaml:2: nodes: a node's name has 1 to 64 letters, digits, - and _`}},
 		{"all at once", "delivery:\n  order: any\n  concurrency: 0\nlimits:\n  bundle_entries: 1000\n",
@@ -191,7 +229,7 @@ func TestWhatIsWrongIsToldWithItsLine(t *testing.T) {
 			[]string{`c.yaml:1: node.http: "8080" is not of the form host:port`,
 				`c.yaml:1: node.nats: "x:99999" has no port between 0 and 65535`}},
 		{"two listeners on one address", "node: {http: '127.0.0.1:4222'}\n",
-			[]string{`node.nats: 127.0.0.1:4222 is the address of node.http already`}},
+			[]string{`c.yaml:1: node.nats: 127.0.0.1:4222 is the address of node.http already`}},
 		{"password in a URL is not shown", "node: {public_url: 'https://me:hunter2@x.example'}\n",
 			[]string{`c.yaml:1: node.public_url: a URL here must not hold a user or password`}},
 		{"half of TLS", "security: {tls: {cert: a.pem}}\n",
@@ -305,7 +343,7 @@ func TestSetNamesTheFlag(t *testing.T) {
 func TestPublicListenersNeedProtection(t *testing.T) {
 	c := Default()
 	c.Node.HTTP, c.Node.NATS = "0.0.0.0:8080", ":4222"
-	if got := lines(t, c.CheckListeners(), ""); len(got) != 2 {
+	if got := lines(t, c.CheckListeners(), ""); len(got) != 3 { // HTTP: TLS; NATS: TLS and logins
 		t.Errorf("got %q", got)
 	}
 	c.Run.InsecurePublic = true

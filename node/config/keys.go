@@ -9,7 +9,8 @@ import (
 )
 
 // Keys lists every key that has a value of its own, in the order of the struct, such as
-// delivery.retry.attempts. Keys below nodes.{NAME} are those of node and are not listed.
+// delivery.retry.attempts. Keys below nodes.{NAME} are those of node and are not listed, nor are
+// those of the logins in security.nats.users.
 func Keys() []string {
 	var keys []string
 	collect(reflect.TypeFor[Config](), "", &keys)
@@ -21,7 +22,7 @@ func collect(t reflect.Type, prefix string, keys *[]string) {
 		name := t.Field(i).Tag.Get("yaml")
 		ft := t.Field(i).Type
 		switch {
-		case name == "" || name == "-", ft.Kind() == reflect.Map:
+		case name == "" || name == "-", ft.Kind() == reflect.Map, ft == reflect.TypeFor[[]NATSUser]():
 		case isSection(ft):
 			collect(ft, join(prefix, name), keys)
 		default:
@@ -64,7 +65,7 @@ func valueOf(c *Config, key string) reflect.Value {
 		}
 		v = fieldNamed(v, name)
 	}
-	if !v.IsValid() || isSection(v.Type()) || v.Kind() == reflect.Map {
+	if !v.IsValid() || isSection(v.Type()) || v.Kind() == reflect.Map || v.Type() == reflect.TypeFor[[]NATSUser]() {
 		return reflect.Value{}
 	}
 	return v
@@ -76,6 +77,10 @@ func (c Config) Text(key string) string {
 	if !v.IsValid() {
 		return ""
 	}
+	return textOf(v)
+}
+
+func textOf(v reflect.Value) string {
 	switch x := v.Interface().(type) {
 	case string:
 		return quote(x)
@@ -115,27 +120,6 @@ func quote(s string) string {
 	return strconv.Quote(s)
 }
 
-// Show writes the configuration in force as YAML that Load reads again. It holds no secrets:
-// certificates and keys are named by their files, and URLs with a password are refused.
-func (c Config) Show() string {
-	var b strings.Builder
-	var open []string // sections already written
-	for _, key := range Keys() {
-		parts := strings.Split(key, ".")
-		last := len(parts) - 1
-		for depth, name := range parts[:last] {
-			if depth < len(open) && open[depth] == name {
-				continue
-			}
-			open = append(open[:min(depth, len(open))], name)
-			fmt.Fprintf(&b, "%s%s:\n", strings.Repeat("  ", depth), name)
-		}
-		open = open[:min(last, len(open))]
-		fmt.Fprintf(&b, "%s%s: %s\n", strings.Repeat("  ", last), parts[last], c.Text(key))
-	}
-	return b.String()
-}
-
 func join(prefix, name string) string {
 	if prefix == "" {
 		return name
@@ -164,7 +148,7 @@ func suggest(word string, known []string) string {
 
 // prefixes adds the sections that keys lie in.
 func prefixes(keys []string) []string {
-	all := append([]string{"nodes"}, keys...)
+	all := append([]string{"nodes", "security.nats.users"}, keys...)
 	for _, k := range keys {
 		for i := strings.LastIndexByte(k, '.'); i > 0; i = strings.LastIndexByte(k[:i], '.') {
 			all = append(all, k[:i])

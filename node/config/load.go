@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strconv"
@@ -52,7 +53,24 @@ func (e *Error) Error() string {
 // that the CARILLON_… variables of env, which has the form of os.Environ. It returns what it
 // could read also when there are problems, which are told all at once as an *Error; a file
 // that cannot be opened is an error of package os.
+//
+// If nodes has one entry, that node is chosen. If it has several none is, and what is told is
+// wrong with any of them.
 func Load(path string, env []string) (Config, error) {
+	return loadWith(path, env, func(l *loader) {
+		if names := l.cfg.Members(); len(names) == 1 {
+			l.cfg = l.cfg.as(names[0])
+		}
+	})
+}
+
+// LoadNode is Load for the node of this name, which must have an entry in nodes, if there are
+// any. No name is enough where nodes has one entry or none.
+func LoadNode(path string, env []string, name string) (Config, error) {
+	return loadWith(path, env, func(l *loader) { l.choose(name) })
+}
+
+func loadWith(path string, env []string, choose func(*loader)) (Config, error) {
 	l := &loader{cfg: Default()}
 	l.cfg.origin = map[string]string{}
 	if path != "" {
@@ -63,8 +81,10 @@ func Load(path string, env []string) (Config, error) {
 		l.file = path
 		l.parse(text)
 	}
-	l.takeOnlyNode()
+	l.completeNodes()
 	l.environment(env)
+	l.findFiles()
+	choose(l)
 	if len(l.problems) == 0 { // a value that was not read would be found wanting twice
 		l.problems = l.cfg.problems()
 	}
@@ -171,10 +191,17 @@ func (l *loader) section(n ast.Node, v reflect.Value, key string) {
 // value reads a node into whatever its key holds.
 func (l *loader) value(n ast.Node, v reflect.Value, key, where string) {
 	if nodes, ok := v.Addr().Interface().(*map[string]Node); ok {
+		l.cfg.origin[key] = where
 		l.nodes(n, nodes, key)
 		return
 	}
+	if users, ok := v.Addr().Interface().(*[]NATSUser); ok {
+		l.cfg.origin[key] = where
+		l.users(n, users, key)
+		return
+	}
 	if isSection(v.Type()) {
+		l.cfg.origin[key] = where
 		l.section(n, v, key)
 		return
 	}
@@ -193,28 +220,80 @@ func (l *loader) nodes(n ast.Node, nodes *map[string]Node, key string) {
 			l.problem(l.at(e.Key), key, "a node's name has 1 to 64 letters, digits, - and _")
 			continue
 		}
-		if len(*nodes) == 1 {
-			l.problem(l.at(e.Key), join(key, name), "several nodes come with a later version; keep one entry")
-			continue
-		}
-		node := reflect.New(reflect.TypeFor[Node]()).Elem()
-		l.section(e.Value, node, join(key, name))
-		(*nodes)[name] = node.Interface().(Node)
+		l.cfg.origin[join(key, name)] = l.at(e.Key)
+		var node Node
+		l.section(e.Value, reflect.ValueOf(&node).Elem(), join(key, name))
+		(*nodes)[name] = node
 	}
 }
 
-// takeOnlyNode puts the keys of the entry of nodes over those of node.
-func (l *loader) takeOnlyNode() {
+func (l *loader) users(n ast.Node, users *[]NATSUser, key string) {
+	*users = nil
+	list, isList := n.(*ast.SequenceNode)
+	if !isList {
+		if _, none := n.(*ast.NullNode); !none {
+			l.problem(l.at(n), key, "wants a list of logins, not %s", describe(n))
+		}
+		return
+	}
+	for i, item := range list.Values {
+		element := fmt.Sprintf("%s[%d]", key, i)
+		l.cfg.origin[element] = l.at(item)
+		var user NATSUser
+		l.section(item, reflect.ValueOf(&user).Elem(), element)
+		*users = append(*users, user)
+	}
+}
+
+// completeNodes gives the entries of nodes what they leave out, from node.
+func (l *loader) completeNodes() {
+	if where, given := l.cfg.origin["node.route"]; given {
+		l.problem(where, "node.route", "every node needs a route of its own; set nodes.NAME.route")
+	}
 	for name, entry := range l.cfg.Nodes {
-		l.cfg.Run.Node = name
-		from, to := reflect.ValueOf(entry), reflect.ValueOf(&l.cfg.Node).Elem()
-		for i := range from.NumField() {
-			tag := from.Type().Field(i).Tag.Get("yaml")
-			if where, given := l.cfg.origin["nodes."+name+"."+tag]; given {
-				to.Field(i).Set(from.Field(i))
-				l.cfg.origin["node."+tag] = where
+		given, base := reflect.ValueOf(&entry).Elem(), reflect.ValueOf(l.cfg.Node)
+		for i := range given.NumField() {
+			key := "nodes." + name + "." + given.Type().Field(i).Tag.Get("yaml")
+			if _, isGiven := l.cfg.origin[key]; !isGiven {
+				given.Field(i).Set(base.Field(i))
 			}
 		}
+		l.cfg.Nodes[name] = entry
+	}
+}
+
+// choose makes this the configuration of one node.
+func (l *loader) choose(name string) {
+	names := l.cfg.Members()
+	switch _, isMember := l.cfg.Nodes[name]; {
+	case isMember:
+		l.cfg = l.cfg.as(name)
+	case name == "" && len(names) == 1:
+		l.cfg = l.cfg.as(names[0])
+	case name == "" && len(names) > 1:
+		l.problem("", "", "which node is this? nodes has several: give --node with one of %s", strings.Join(names, ", "))
+	case len(names) > 0:
+		l.problem("", "", "--node %s has no entry in nodes, which names %s", name, strings.Join(names, ", "))
+	default:
+		l.cfg = l.cfg.as(name)
+	}
+}
+
+// findFiles makes the paths of PEM files absolute. Those that a file names are relative to its
+// folder, so that a folder with configuration and certificates can be copied anywhere; those of
+// variables are relative to the working directory, as everywhere.
+func (l *loader) findFiles() {
+	for _, key := range pemFiles {
+		path := valueOf(&l.cfg, key)
+		if path.String() == "" || l.file == "" || !strings.HasPrefix(l.cfg.origin[key], l.file+":") || filepath.IsAbs(path.String()) {
+			continue
+		}
+		absolute, err := filepath.Abs(filepath.Join(filepath.Dir(l.file), path.String()))
+		if err != nil {
+			l.problem(l.cfg.origin[key], key, "%v", err)
+			continue
+		}
+		path.SetString(absolute)
 	}
 }
 

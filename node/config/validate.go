@@ -1,14 +1,12 @@
 package config
 
 import (
-	"crypto/tls"
 	"fmt"
 	"net"
 	"net/netip"
 	"net/url"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -25,24 +23,42 @@ func (c Config) Validate() error {
 	return nil
 }
 
-// CheckListeners refuses listeners that others can reach but that nothing protects. It is apart
-// from Validate because --insecure-public switches it off. Whether there is any login can only
-// be told by the logs, so the node looks at the tokens itself.
+// CheckListeners refuses listeners that others can reach but that nothing protects, of all nodes
+// if none is chosen. It is apart from Validate because --insecure-public switches it off. Whether
+// there is an API token can only be told by the logs, so the node looks at those itself.
 func (c Config) CheckListeners() error {
 	if c.Run.InsecurePublic {
 		return nil
 	}
+	var problems []Problem
+	c.each(func(c Config) {
+		for _, p := range c.openListeners() {
+			if !slices.Contains(problems, p) {
+				problems = append(problems, p)
+			}
+		}
+	})
+	if len(problems) > 0 {
+		return &Error{Problems: problems}
+	}
+	return nil
+}
+
+func (c Config) openListeners() []Problem {
 	v := &validation{cfg: c}
 	if !Loopback(c.Node.HTTP) && c.Security.TLS.Cert == "" {
 		v.refuse("node.http", "%s can be reached from other machines but has no TLS; set security.tls.cert and security.tls.key, or listen on loopback, or start with --insecure-public", c.Node.HTTP)
 	}
-	if !Loopback(c.Node.NATS) {
-		v.refuse("node.nats", "%s can be reached from other machines, and this version has no logins for NATS clients; listen on loopback, or start with --insecure-public", c.Node.NATS)
+	if Loopback(c.Node.NATS) {
+		return v.problems
 	}
-	if len(v.problems) > 0 {
-		return &Error{Problems: v.problems}
+	if len(c.Security.NATS.Users) == 0 {
+		v.refuse("node.nats", "%s can be reached from other machines but has no logins; set security.nats.users, or listen on loopback, or start with --insecure-public", c.Node.NATS)
 	}
-	return nil
+	if c.Security.NATS.TLS.Cert == "" {
+		v.refuse("node.nats", "%s can be reached from other machines but has no TLS; set security.nats.tls.cert and security.nats.tls.key, or listen on loopback, or start with --insecure-public", c.Node.NATS)
+	}
+	return v.problems
 }
 
 // Refuse makes the *Error of a problem with one key that shows only later, naming where the
@@ -73,21 +89,39 @@ type validation struct {
 }
 
 func (v *validation) refuse(key, format string, args ...any) {
+	key = v.cfg.given(key)
 	where, known := v.cfg.origin[key]
-	if !known { // a part of a value, such as delivery.retry.schedule.max
+	if !known { // a missing key, or a part of a value such as delivery.retry.schedule.max
 		where = v.cfg.origin[key[:max(0, strings.LastIndexByte(key, '.'))]]
 	}
-	v.problems = append(v.problems, Problem{Where: where, Key: key, Text: fmt.Sprintf(format, args...)})
+	p := Problem{Where: where, Key: key, Text: fmt.Sprintf(format, args...)}
+	if !slices.Contains(v.problems, p) { // what several nodes have from node is told once
+		v.problems = append(v.problems, p)
+	}
+}
+
+// given is the key by which the file gives a value of the chosen node.
+func (c Config) given(key string) string {
+	tag, isNode := strings.CutPrefix(key, "node.")
+	own := "nodes." + c.Run.Node + "." + tag
+	if where := c.origin[own]; isNode && where != "" && where == c.origin[key] {
+		return own
+	}
+	return key
 }
 
 func (c Config) problems() []Problem {
 	v := &validation{cfg: c}
 	v.names()
-	v.node()
+	v.node(c.Node, func(tag string) string { return "node." + tag })
+	v.cluster()
 	v.fhir()
 	v.delivery()
 	v.egress()
-	v.tls()
+	v.pair("security.tls", c.Security.TLS)
+	v.pair("security.nats.tls", c.Security.NATS.TLS)
+	v.placeholders()
+	v.logins()
 	v.limits()
 	v.oneOf("observability.log.level", c.Observability.Log.Level, "debug", "info", "warn", "error")
 	v.oneOf("observability.log.format", c.Observability.Log.Format, "auto", "text", "json")
@@ -115,32 +149,21 @@ func (v *validation) names() {
 	}
 }
 
-func (v *validation) node() {
-	n := v.cfg.Node
+// node looks at one node; key tells by which key a value is given.
+func (v *validation) node(n Node, key func(tag string) string) {
 	if n.Data == "" {
-		v.refuse("node.data", "a node needs a folder for its data")
+		v.refuse(key("data"), "a node needs a folder for its data")
 	}
-	v.listener("node.http", n.HTTP)
-	v.listener("node.nats", n.NATS)
-	if _, port, _ := net.SplitHostPort(n.HTTP); n.HTTP == n.NATS && port != "0" {
-		v.refuse("node.nats", "%s is the address of node.http already", n.NATS)
+	v.address(key("http"), n.HTTP)
+	v.address(key("nats"), n.NATS)
+	if overlap(n.HTTP, n.NATS, true) {
+		v.refuse(key("nats"), "%s is the address of node.http already", n.NATS)
+	}
+	if n.Route != "" && (overlap(n.HTTP, n.Route, true) || overlap(n.NATS, n.Route, true)) {
+		v.refuse(key("route"), "%s is the address of another listener of this node already", n.Route)
 	}
 	if n.PublicURL != "" {
-		v.url("node.public_url", n.PublicURL)
-	}
-}
-
-func (v *validation) listener(key, address string) {
-	host, port, err := net.SplitHostPort(address)
-	if err != nil {
-		v.refuse(key, "%q is not of the form host:port", address)
-		return
-	}
-	if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {
-		v.refuse(key, "%q has no port between 0 and 65535", address)
-	}
-	if strings.ContainsAny(host, "/ ") {
-		v.refuse(key, "%q is not of the form host:port", address)
+		v.url(key("public_url"), n.PublicURL)
 	}
 }
 
@@ -243,18 +266,13 @@ func ParseNetwork(s string) (netip.Prefix, error) {
 	return netip.Prefix{}, fmt.Errorf("%q is not an address or a network such as 10.20.0.0/16", s)
 }
 
-func (v *validation) tls() {
-	t := v.cfg.Security.TLS
+// pair wants a certificate and its key together. CheckFiles reads them.
+func (v *validation) pair(section string, t TLS) {
 	switch {
-	case t.Cert == "" && t.Key == "":
-	case t.Cert == "":
-		v.refuse("security.tls.key", "a key needs its certificate in security.tls.cert")
-	case t.Key == "":
-		v.refuse("security.tls.cert", "a certificate needs its key in security.tls.key")
-	default:
-		if _, err := tls.LoadX509KeyPair(t.Cert, t.Key); err != nil {
-			v.refuse("security.tls.cert", "%v", err)
-		}
+	case t.Cert == "" && t.Key != "":
+		v.refuse(section+".key", "a key needs its certificate in %s.cert", section)
+	case t.Cert != "" && t.Key == "":
+		v.refuse(section+".cert", "a certificate needs its key in %s.key", section)
 	}
 }
 
