@@ -54,6 +54,9 @@ func (a *attempt) run(ctx context.Context) {
 		return
 	}
 
+	if mutant("accepted-before-send") {
+		a.accepted(ctx, Receipt{})
+	}
 	sendCtx, cancel := context.WithTimeout(ctx, target.timeout())
 	began := time.Now()
 	receipt, failure := channel.Send(sendCtx, n, target)
@@ -61,7 +64,8 @@ func (a *attempt) run(ctx context.Context) {
 	cancel() // its timer need not wait for the outcome to be stored
 
 	switch {
-	case failure == nil:
+	case mutant("accepted-before-send"):
+	case failure == nil || mutant("failure-accepted"):
 		a.accepted(ctx, receipt)
 	case ctx.Err() != nil:
 		// We cut it ourselves: nothing is known of it, and the next owner makes it again.
@@ -152,7 +156,12 @@ func (a *attempt) failed(ctx context.Context, n Notification, failure *Error, r 
 func (a *attempt) giveUp(ctx context.Context, n Notification, o record.Outcome) {
 	l := a.lane
 	letter := a.letter(n, o)
-	if err := a.persist(ctx, "dead letter", func() error { return l.cfg.DeadLetters.Publish(ctx, letter) }); err != nil {
+	if err := a.persist(ctx, "dead letter", func() error {
+		if mutant("lost-dead-letter") {
+			return nil
+		}
+		return l.cfg.DeadLetters.Publish(ctx, letter)
+	}); err != nil {
 		a.giveBack(0, false)
 		return
 	}

@@ -162,6 +162,9 @@ func (b *backlog) chain(p Pending) fhir.Key {
 	if b.target.Order == OrderStrict {
 		return fhir.Key{}
 	}
+	if mutant("order-ignored") {
+		return fhir.Key{Type: "Event", ID: p.Key.ID + fhir.ID(rune('a'+p.Number%26))}
+	}
 	return p.Key
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"strconv"
 	"sync"
 	"testing"
@@ -100,9 +101,10 @@ func TestInvariant01KillsOfOneNodeAndOfAllLoseNothingThatWasAcknowledged(t *test
 	awaitAll(t, e, acks, 2*time.Minute)
 }
 
-// A node whose data folder is lost is started empty under its name and catches up from the
-// others: then the other two may go, one after the other, and nothing is missing.
-func TestALostDataFolderHealsWithoutHandWork(t *testing.T) {
+// A node whose projection is damaged makes another from the logs, one whose data folder is lost is
+// started empty under its name and catches up from the others: then another node may go, and
+// nothing is missing.
+func TestALostDataFolderAndADamagedProjectionHealWithoutHandWork(t *testing.T) {
 	c := harness.NewCluster(t, 3).Start(t)
 	e := harness.NewEndpoint(t)
 	c.Nodes[0].MustDo(201, "PUT", "/fhir/Subscription/all", subscription("all", "Patient?", e.URL))
@@ -110,6 +112,16 @@ func TestALostDataFolderHealsWithoutHandWork(t *testing.T) {
 		id := "p" + strconv.Itoa(i)
 		c.Nodes[i%3].MustDo(201, "PUT", "/fhir/Patient/"+id, patient(id, "N"))
 	}
+	hurt := c.Nodes[2]
+	if code := hurt.Stop(); code != 0 {
+		t.Fatalf("stop: exit code %d", code)
+	}
+	damage(t, filepath.Join(hurt.Dir, "projection"))
+	hurt.Start()
+	for i := range 50 {
+		hurt.MustDo(200, "GET", "/fhir/Patient/p"+strconv.Itoa(i), "")
+	}
+
 	lost := c.Nodes[1]
 	lost.Kill()
 	if err := os.RemoveAll(lost.Dir); err != nil {

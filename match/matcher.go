@@ -69,6 +69,9 @@ func (m *matcher) run(ctx context.Context, from record.Sequence, cut *record.Cut
 			if cut != nil && cut.Event == change.Sequence {
 				hits = after(hits, cut.After)
 			}
+			if mutant("double-match") && change.Sequence%20 == 0 {
+				hits = append(hits, hits...)
+			}
 			if err := c.add(ctx, change, hits); err != nil {
 				return err
 			}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/carillon-fhir/carillon/match/fhir/record"
 	"github.com/carillon-fhir/carillon/stream"
@@ -72,7 +73,10 @@ func (c *control[T]) change(ctx context.Context, log controlLog, f func(T) (T, e
 		}
 		data := record.Encode(v)
 		at, err := log.append(ctx, stream.ControlSubject(c.name), data, seq)
-		if errors.Is(err, stream.ErrConflict) {
+		if errors.Is(err, stream.ErrConflict) || errors.Is(err, stream.ErrBusy) {
+			if err := pause(ctx, 10*time.Millisecond); err != nil {
+				return err
+			}
 			if err := c.load(ctx, log); err != nil {
 				return err
 			}
@@ -82,5 +86,27 @@ func (c *control[T]) change(ctx context.Context, log controlLog, f func(T) (T, e
 			return fmt.Errorf("write control record %s: %w", c.name, err)
 		}
 		return c.apply(at, data)
+	}
+}
+
+// settled reads a control record that is written once: the newest one, or, where there is none
+// yet, the proposal. Of nodes that start together whoever is first wins, and the others read it.
+func settled(ctx context.Context, log controlLog, name string, proposal []byte) (stream.Message, error) {
+	subject := stream.ControlSubject(name)
+	for {
+		m, err := log.newest(ctx, subject)
+		if err == nil || !errors.Is(err, stream.ErrNotFound) {
+			return m, err
+		}
+		if _, err = log.append(ctx, subject, proposal, 0); err == nil {
+			continue
+		}
+		// Another node's proposal is there, or on its way, or it is not known whose.
+		if !errors.Is(err, stream.ErrConflict) && !errors.Is(err, stream.ErrBusy) && !errors.Is(err, stream.ErrUnknown) {
+			return m, fmt.Errorf("propose control record %s: %w", name, err)
+		}
+		if err := pause(ctx, 50*time.Millisecond); err != nil {
+			return m, err
+		}
 	}
 }

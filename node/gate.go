@@ -47,6 +47,9 @@ func (g *gate) Write(ctx context.Context, w api.Write) (api.Written, error) {
 	}
 	for {
 		p, err := g.plan(ctx, w)
+		if mutant("body-in-log") {
+			g.log.Info("change planned", "body", string(w.Body))
+		}
 		if err != nil {
 			if out, ok := g.madeBefore(ctx, w); ok {
 				return out, nil

@@ -111,6 +111,9 @@ func (b blocks) Newest(ctx context.Context, partition string) (block record.Bloc
 	if err != nil {
 		return block, 0, false, err
 	}
+	if err := readable(m); err != nil {
+		return block, 0, false, err
+	}
 	if err := json.Unmarshal(m.Data, &block); err != nil {
 		return block, 0, false, fmt.Errorf("block at %d: %w", m.Sequence, err)
 	}
@@ -141,26 +144,17 @@ func (d deadIngest) SetAside(ctx context.Context, e record.Event, reason string)
 }
 
 // loadTable reads the partition table of the cluster, or proposes the default one to a new
-// cluster of so many nodes. Whoever proposes first wins.
-func loadTable(ctx context.Context, server *stream.Server, nodes int) (*match.Table, error) {
-	subject := stream.ControlSubject("partitions")
-	for {
-		m, err := server.LastFor(ctx, stream.Events, subject)
-		if err == nil {
-			var p record.Partitions
-			if err := json.Unmarshal(m.Data, &p); err != nil {
-				return nil, fmt.Errorf("partition table at %d: %w", m.Sequence, err)
-			}
-			return match.NewTable(m.Sequence, p)
-		}
-		if !errors.Is(err, stream.ErrNotFound) {
-			return nil, err
-		}
-		_, err = server.Append(ctx, stream.Events, subject, record.Encode(match.DefaultPartitions(nodes)), 0)
-		if err != nil && !errors.Is(err, stream.ErrConflict) {
-			return nil, fmt.Errorf("propose the partition table: %w", err)
-		}
+// cluster of so many nodes.
+func loadTable(ctx context.Context, log controlLog, nodes int) (*match.Table, error) {
+	m, err := settled(ctx, log, "partitions", record.Encode(match.DefaultPartitions(nodes)))
+	if err != nil {
+		return nil, err
 	}
+	var p record.Partitions
+	if err := json.Unmarshal(m.Data, &p); err != nil {
+		return nil, fmt.Errorf("partition table at %d: %w", m.Sequence, err)
+	}
+	return match.NewTable(m.Sequence, p)
 }
 
 // marks follows how far each partition is matched, whoever matches it, by the blocks folded.
@@ -181,6 +175,13 @@ func (m *marks) set(partition string, through record.Sequence) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.at[partition] = max(m.at[partition], through)
+}
+
+// of is how far a partition is matched.
+func (m *marks) of(partition string) record.Sequence {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.at[partition]
 }
 
 // lowest is the place that every partition has passed.

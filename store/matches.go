@@ -114,12 +114,12 @@ func (f *folding) number(seq record.Sequence, matches []record.Match) []Pending 
 		case event.Sequence == 0 || m.Birth == 0:
 			f.Unknown++
 			continue
-		case f.has(bMatchID, id):
+		case f.has(bMatchID, id) && !mutant("double-match") && !mutant("skipped-fence"):
 			f.Repeated++
 			continue
 		}
 		birth := num(m.Birth)
-		n := fhir.EventNumber(f.sequence(bCounter, birth)) + 1
+		n := counted(m.Birth, fhir.EventNumber(f.sequence(bCounter, birth))) + 1
 		key, val := pair(m.Birth, n), encodeSequence(record.Sequence(n))
 		f.put(bCounter, birth, val)
 		f.put(bMatchID, id, val)

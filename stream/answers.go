@@ -184,6 +184,9 @@ func (s *Server) write(ctx context.Context, stream string, wire *nats.Msg) (Ack,
 }
 
 func (s *Server) writeOnce(ctx context.Context, stream string, wire *nats.Msg, timeout time.Duration) (Ack, error) {
+	if err := s.leaders.outage(stream); err != nil {
+		return Ack{}, fmt.Errorf("publish to %s: %w", wire.Subject, err)
+	}
 	over := s.leaders.over(stream) // of before it goes out, or a change meanwhile is missed
 	q, err := s.answers.send(wire)
 	if err != nil {

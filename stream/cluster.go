@@ -147,6 +147,9 @@ func (s *Server) damage(srv *server.Server) error {
 		return errors.New(h.Error)
 	}
 	for _, e := range h.Errors {
+		if e.Type == server.HealthzErrorConn {
+			return errors.New(e.Error)
+		}
 		for _, local := range []string{"write error", "apply error", "meta layer is not running"} {
 			if strings.Contains(e.Error, local) {
 				return errors.New(e.Error)
@@ -156,8 +159,12 @@ func (s *Server) damage(srv *server.Server) error {
 	return nil
 }
 
-// saysMissing is how often the log says what a start waits for.
-const saysMissing = 10 * time.Second
+// A start says at once that it waits for other nodes, what follows only when it takes long, and
+// all of it every ten seconds.
+const (
+	saysMissing = 10 * time.Second
+	saysAfter   = 3 * time.Second
+)
 
 // awaitQuorum waits until the cluster's nodes have a leader and this one has caught up with what
 // they agreed on. It waits as long as ctx lives, since the other machines may come hours later.
@@ -165,7 +172,7 @@ func (s *Server) awaitQuorum(ctx context.Context) error {
 	if !s.cfg.clustered() {
 		return nil
 	}
-	return s.await(ctx, "waiting for a quorum of the cluster's nodes", func(context.Context) error {
+	return s.await(ctx, 0, "waiting for a quorum of the cluster's nodes", func(context.Context) error {
 		srv := s.running()
 		if h := srv.Healthz(&server.HealthzOptions{JSMetaOnly: true}); h.Error != "" {
 			return errors.New(h.Error)
@@ -174,14 +181,15 @@ func (s *Server) awaitQuorum(ctx context.Context) error {
 	})
 }
 
-// await tries until it succeeds or ctx ends, and says at once and every ten seconds what is
+// await tries until it succeeds or ctx ends, and says after a while and every ten seconds what is
 // missing.
-func (s *Server) await(ctx context.Context, what string, try func(context.Context) error) error {
-	var said time.Time
+func (s *Server) await(ctx context.Context, after time.Duration, what string, try func(context.Context) error) error {
+	saying := false
+	said := time.Now().Add(after - saysMissing)
 	for {
 		err := try(ctx)
 		if err == nil {
-			if !said.IsZero() {
+			if saying {
 				s.log.Info("no longer "+what, "nodes", s.reachable())
 			}
 			return nil
@@ -190,7 +198,7 @@ func (s *Server) await(ctx context.Context, what string, try func(context.Contex
 			return fmt.Errorf("%s: %w: %w", what, context.Cause(ctx), err)
 		}
 		if time.Since(said) >= saysMissing {
-			said = time.Now()
+			saying, said = true, time.Now()
 			s.log.Info(what, "missing", err.Error(), "nodes", s.reachable())
 		}
 		if !wait(ctx, 50*time.Millisecond) {
@@ -206,7 +214,7 @@ func (s *Server) patient(ctx context.Context, what string, try func(context.Cont
 		return try(ctx)
 	}
 	var refused error
-	err := s.await(ctx, what, func(ctx context.Context) error {
+	err := s.await(ctx, saysAfter, what, func(ctx context.Context) error {
 		bounded, cancel := context.WithTimeout(ctx, tryTimeout)
 		defer cancel()
 		err := try(bounded)
@@ -236,7 +244,7 @@ func (s *Server) awaitStreams(ctx context.Context) error {
 		return nil
 	}
 	for _, d := range definitions(s.cfg.Replicas) {
-		err := s.await(ctx, "waiting for a leader of stream "+d.Name, func(ctx context.Context) error {
+		err := s.await(ctx, saysAfter, "waiting for a leader of stream "+d.Name, func(ctx context.Context) error {
 			bounded, cancel := context.WithTimeout(ctx, tryTimeout)
 			defer cancel()
 			_, _, err := s.State(bounded, d.Name)
@@ -246,11 +254,11 @@ func (s *Server) awaitStreams(ctx context.Context) error {
 			return err
 		}
 	}
-	return s.await(ctx, "waiting until this node has caught up", func(context.Context) error {
+	return s.await(ctx, saysAfter, "waiting until this node has caught up", func(context.Context) error {
 		if h := s.running().Healthz(&server.HealthzOptions{}); h.Error != "" {
 			return errors.New(h.Error)
 		}
-		return nil
+		return s.Available()
 	})
 }
 

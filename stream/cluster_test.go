@@ -28,6 +28,7 @@ import (
 
 	"github.com/carillon-fhir/carillon/match/fhir"
 	"github.com/carillon-fhir/carillon/match/fhir/record"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // startCluster runs so many nodes in this process, declared, and stops them with the test.
@@ -222,6 +223,7 @@ func TestThreeNodesAreOneLog(t *testing.T) {
 	t.Run("what is acknowledged can be read on every node at once", func(t *testing.T) { readEverywhere(t, nodes) })
 	t.Run("of writers on several nodes one wins", func(t *testing.T) { oneWins(t, nodes) })
 	t.Run("a condition of a group is refused alone", func(t *testing.T) { refusedAlone(t, nodes) })
+	t.Run("a repeated id is answered with the first", func(t *testing.T) { knownID(t, nodes) })
 	t.Run("a token goes to the node that pulls its lane", func(t *testing.T) { tokenCrosses(t, nodes) })
 	t.Run("a timer set on one node fires on another", func(t *testing.T) { timerCrosses(t, nodes) })
 	t.Run("operators see the whole", func(t *testing.T) { statusIsWhole(t, nodes) })
@@ -337,6 +339,36 @@ func refusedAlone(t *testing.T, nodes []*Server) {
 			t.Fatalf("round %d: won %v", round, won)
 		}
 		expect = max(won[0], won[1])
+	}
+}
+
+// knownID writes the same messages on every node, by itself and among others.
+func knownID(t *testing.T, nodes []*Server) {
+	first := map[string]record.Sequence{}
+	for i, s := range nodes {
+		p := publisher(t, s, Events, Options{})
+		var all sync.WaitGroup
+		var mu sync.Mutex
+		for n := range 30 {
+			m := ingest(fhir.ID(fmt.Sprintf("id%d-%d", i, n)), fmt.Appendf(nil, "id%d-%d", i, n))
+			if n%3 == 0 {
+				m = ingest(fhir.ID(fmt.Sprintf("id%d", n)), fmt.Appendf(nil, "id%d", n))
+				m.MsgID = string(m.Data)
+			}
+			all.Go(func() {
+				a, err := p.Publish(t.Context(), m)
+				mu.Lock()
+				defer mu.Unlock()
+				if err != nil {
+					t.Error(err)
+				} else if m.MsgID != "" && i == 0 {
+					first[m.MsgID] = a.Sequence
+				} else if m.MsgID != "" && (a.Sequence != first[m.MsgID] || !a.Duplicate) {
+					t.Errorf("node %d: %s is %+v, was written at %d", i+1, m.MsgID, a, first[m.MsgID])
+				}
+			})
+		}
+		all.Wait()
 	}
 }
 
@@ -696,10 +728,43 @@ func startTrio(t *testing.T) *trio {
 		h, stop := read(t, s)
 		c.readers, c.stopReading = append(c.readers, h), append(c.stopReading, stop)
 	}
-	c.p = publisher(t, c.nodes[0], Events, Options{Wait: 12 * time.Second})
+	// One of the readers is served by the node that is lost.
+	for n := 0; !servedBy(t, c.nodes[0], "n3"); n++ {
+		if n == 30 {
+			t.Fatal("no reader is served by n3")
+		}
+		h, _ := read(t, c.nodes[0])
+		c.readers = append(c.readers, h)
+		eventually(t, 5*time.Second, "reader has its consumer", func() bool { return consumers(t, c.nodes[0]) >= len(c.readers) })
+	}
+	c.p = publisher(t, c.nodes[0], Events, Options{Wait: 30 * time.Second}) // two elections, when the first has no winner
 	c.load = write(t, "first", c.p)
 	c.goesOn(t, 100)
 	return c
+}
+
+// servedBy tells whether a reader's consumer is on a node.
+func servedBy(t *testing.T, s *Server, node string) (is bool) {
+	for c := range listed(t, s) {
+		is = is || c.Cluster.Leader == node
+	}
+	return is
+}
+
+func consumers(t *testing.T, s *Server) (n int) {
+	for range listed(t, s) {
+		n++
+	}
+	return n
+}
+
+func listed(t *testing.T, s *Server) <-chan *jetstream.ConsumerInfo {
+	t.Helper()
+	st, err := s.JetStream().Stream(t.Context(), Events)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return st.ListConsumers(t.Context()).Info()
 }
 
 // sees waits until both nodes of this process see these members.
@@ -714,7 +779,7 @@ func (c *trio) sees(t *testing.T, names string) {
 func (c *trio) goesOn(t *testing.T, n int) {
 	t.Helper()
 	before, _ := c.load.count()
-	eventually(t, 15*time.Second, "writes go on", func() bool { now, _ := c.load.count(); return now >= before+n })
+	eventually(t, 40*time.Second, "writes go on", func() bool { now, _ := c.load.count(); return now >= before+n })
 }
 
 // settle ends the load and compares what every reader has with what was acknowledged.
@@ -730,7 +795,7 @@ func (c *trio) settle(t *testing.T) {
 	}
 	for i, h := range c.readers {
 		eventually(t, 10*time.Second, "readers have all", func() bool { return h.last() >= last })
-		h.check(t, c.nodes[i].cfg.Name, c.load.acked)
+		h.check(t, fmt.Sprint("reader ", i+1), c.load.acked)
 	}
 	t.Logf("%d acknowledged, the longest after %s", len(c.load.acked), c.load.longest)
 }
@@ -759,12 +824,18 @@ func TestInvariant01NothingIsLostWithALeaderThatDies(t *testing.T) {
 	if !errors.Is(err, ErrUnavailable) && !errors.Is(err, ErrUnknown) {
 		t.Errorf("write without a majority: %v", err)
 	}
+	_, err = quick.Publish(t.Context(), ingest("refused", []byte("refused")))
+	if !errors.Is(err, ErrUnavailable) {
+		t.Errorf("write long after the loss of the majority: %v", err)
+	}
 	t.Logf("answered after %s: %v", time.Since(began), err)
 	if err := c.nodes[0].Healthy(); err != nil {
 		t.Errorf("what others lack is no reason to restart: %v", err)
 	}
 
-	// Everything is there when it is back, on a node that has read nothing yet too.
+	// Everything is there when it is back, on a node that has read nothing yet too. The third has
+	// lost its data folder.
+	c.cfgs[2].Dir = t.TempDir()
 	startProcess(t, c.cfgs[2])
 	if c.nodes[1], err = Start(t.Context(), c.cfgs[1]); err != nil {
 		t.Fatal(err)
@@ -777,6 +848,18 @@ func TestInvariant01NothingIsLostWithALeaderThatDies(t *testing.T) {
 	c.load = write(t, "second", c.p)
 	c.goesOn(t, 100)
 	c.settle(t)
+	eventually(t, 30*time.Second, "n3 has caught up and is a member", func() bool { return viewOf(c.members[0]) == "n1 n3" })
+	st, err := c.nodes[0].Cluster(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range st.Streams {
+		for _, r := range d.Replicas {
+			if r.Offline || !r.Current {
+				t.Errorf("%s: %+v", d.Name, r)
+			}
+		}
+	}
 }
 
 // A leader that is stopped keeps its routes open and answers nothing. When it goes on it must not
@@ -796,4 +879,44 @@ func TestInvariant01NothingIsLostWithALeaderThatPauses(t *testing.T) {
 	eventually(t, 5*time.Second, "n3 finds its lease run out", func() bool { return slices.Contains(c.third.says(), "false") })
 	c.sees(t, "n1 n2 n3")
 	c.settle(t)
+}
+
+// With five nodes every stream has three copies, so that each node is without some of them.
+func TestFiveNodesWriteAndReadWhatTheyHaveNoCopyOf(t *testing.T) {
+	t.Parallel()
+	nodes := startCluster(t, 5)
+	acked := map[string]record.Sequence{}
+	copies := map[string]int{}
+	for i, s := range nodes {
+		if err := errors.Join(s.Healthy(), s.Available()); err != nil {
+			t.Errorf("node %d: %v", i+1, err)
+		}
+		for name := range s.localStreams() {
+			copies[name]++
+		}
+		p := publisher(t, s, Events, Options{})
+		for n := range 20 {
+			body := fmt.Sprintf("five-%d-%d", i, n)
+			a, err := p.Publish(t.Context(), ingest("five", []byte(body)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			acked[body] = a.Sequence
+		}
+	}
+	if copies[Events] != 3 {
+		t.Errorf("%s has %d copies", Events, copies[Events])
+	}
+	for _, s := range nodes {
+		h, _ := read(t, s)
+		eventually(t, 10*time.Second, "reader has all", func() bool { return h.last() >= 100 })
+		h.check(t, s.cfg.Name, acked)
+	}
+}
+
+func isSaid(t *testing.T, err error, says string) {
+	t.Helper()
+	if !strings.Contains(err.Error(), says) {
+		t.Errorf("error %q does not say %q", err, says)
+	}
 }

@@ -148,7 +148,7 @@ jetstream {
   store_dir: %s
   max_memory_store: %d
   max_file_store: %d
-  sync_interval: always
+  sync_interval: %s
   limits { default_max_consumers: -1 }
 }
 %s
@@ -156,7 +156,7 @@ system_account: SYS
 accounts {
 %s}
 `, quote(s.cfg.Name), quote("cluster:"+s.cfg.Cluster), quote(host), port, s.cfg.MaxPayload,
-		quote(filepath.Join(s.cfg.Dir, "nats")), s.cfg.MaxMemory, s.cfg.limit(), s.clientText()+s.cfg.clusterText(), accounts.String())
+		quote(filepath.Join(s.cfg.Dir, "nats")), s.cfg.MaxMemory, s.cfg.limit(), syncInterval, s.clientText()+s.cfg.clusterText(), accounts.String())
 }
 
 // clientText says how NATS clients are let in.

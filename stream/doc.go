@@ -18,6 +18,11 @@
 // A write without an answer is neither done nor failed: it is looked for in the log, and only
 // where the log cannot tell is it ErrUnknown.
 //
+// Several nodes with routes to each other are one log. Whether it has a majority is Available, who
+// is alive is in Members, and StepDown hands over before a stop, so that nobody waits for an
+// election.
+//
 // Start reading at server.go (life), then subject.go and streams.go (what there is), publish.go
-// (how it is written) and follow.go (how it is read).
+// (how it is written) and follow.go (how it is read); for several nodes cluster.go, leaders.go
+// and members.go.
 package stream

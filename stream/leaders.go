@@ -24,8 +24,8 @@ type leaders struct {
 	turns  map[string]*turn // by stream
 	meta   string           // leader of the cluster; empty while there is none
 	nodes  map[string]bool  // reachable, this one left out
-	away   map[string]string
-	tokens uint64 // last sequence of LANES
+	tokens uint64           // last sequence of LANES
+	engine string           // whose count that is: after a Restart the copy here is filled again
 	reset  chan struct{}
 }
 
@@ -34,6 +34,7 @@ type turn struct {
 	leader string
 	since  time.Time
 	lack   string        // why it cannot write; empty while it can
+	began  time.Time     // of the lack
 	over   chan struct{} // closed when the leader changes or falls silent
 }
 
@@ -44,6 +45,9 @@ const (
 	silence = 3 * time.Second
 	// askEvery is how often the leader of a stream is asked for that has no copy here.
 	askEvery = time.Second
+	// patience is how long a lack must last before nothing is sent any more: a leadership that is
+	// handed over is back sooner than the next look.
+	patience = time.Second
 )
 
 // watchLeaders begins to watch; nil on a single node, whose engine leads everything.
@@ -111,9 +115,17 @@ func (l *leaders) look() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.meta = meta
+	if l.engine != srv.ID() {
+		l.engine, l.tokens = srv.ID(), 0
+	}
 	l.greetLocked(nodes)
 	for name, t := range here {
 		l.noteLocked(name, t)
+	}
+	for name, t := range l.turns { // those without a copy here, whose leader was asked
+		if _, ok := here[name]; !ok && t.leader != srv.Name() && t.lack == "" && !nodes[t.leader] {
+			l.noteLocked(name, turn{leader: t.leader, since: t.since, lack: "no route to its leader " + t.leader})
+		}
 	}
 	if t, ok := here[LanesName]; ok && t.lack == "" {
 		l.countTokensLocked(tokens)
@@ -182,6 +194,9 @@ func (l *leaders) noteLocked(stream string, now turn) {
 		close(was.over)
 		l.s.log.Debug("stream has another leader", "stream", stream, "leader", now.leader, "lack", now.lack)
 	}
+	if now.began = time.Now(); was != nil && was.lack != "" {
+		now.began = was.began
+	}
 	now.over = make(chan struct{})
 	l.turns[stream] = &now
 }
@@ -200,30 +215,38 @@ func (l *leaders) countTokensLocked(last uint64) {
 // ask finds out the leaders of the streams that have no copy on this node, which happens in
 // clusters of more than three nodes.
 func (l *leaders) ask(ctx context.Context) {
+	if !l.s.declared.Load() {
+		return
+	}
+	var asking sync.WaitGroup
+	defer asking.Wait()
 	local := l.s.localStreams()
 	for _, d := range definitions(l.s.cfg.Replicas) {
-		if local[d.Name] {
-			continue
+		if !local[d.Name] {
+			asking.Go(func() { l.askOne(ctx, d.Name) })
 		}
-		bounded, cancel := context.WithTimeout(ctx, askEvery)
-		info, err := l.s.info(bounded, d.Name)
-		cancel()
-		if ctx.Err() != nil {
-			return
-		}
-		now := turn{leader: info.Cluster.Leader, since: at(info.Cluster.LeaderSince)}
-		if err != nil {
-			now.lack = "its leader does not answer"
-		}
-		l.mu.Lock()
-		if was := l.turns[d.Name]; err != nil && was != nil {
+	}
+}
+
+func (l *leaders) askOne(ctx context.Context, stream string) {
+	bounded, cancel := context.WithTimeout(ctx, askEvery)
+	defer cancel()
+	info, err := l.s.info(bounded, stream)
+	if ctx.Err() != nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := turn{leader: info.Cluster.Leader, since: at(info.Cluster.LeaderSince)}
+	if err != nil {
+		now.lack = "its leader does not answer"
+		if was := l.turns[stream]; was != nil {
 			now.leader, now.since = was.leader, was.since
 		}
-		l.noteLocked(d.Name, now)
-		if d.Name == LanesName && err == nil {
-			l.countTokensLocked(info.State.Last)
-		}
-		l.mu.Unlock()
+	}
+	l.noteLocked(stream, now)
+	if stream == LanesName && err == nil {
+		l.countTokensLocked(info.State.Last)
 	}
 }
 
@@ -292,6 +315,21 @@ func (l *leaders) lackOf(stream string) string {
 		return t.lack
 	}
 	return ""
+}
+
+// outage is why there is no use in sending anything to a stream; nil if there is. A leader that
+// was left without followers would take what it can never acknowledge, and whose fate nobody
+// could tell.
+func (l *leaders) outage(stream string) error {
+	if l == nil {
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if t := l.turns[stream]; t != nil && t.lack != "" && time.Since(t.began) >= patience {
+		return fmt.Errorf("%w: %s", ErrUnavailable, t.lack)
+	}
+	return nil
 }
 
 // Available is nil while writes can succeed. On a single node it is Healthy; in a cluster it

@@ -55,6 +55,9 @@ func levelOf(level slog.Level, text string) slog.Level {
 			return slog.LevelDebug
 		}
 	}
+	if strings.HasPrefix(text, "JetStream stream") && strings.Contains(text, "is not current") {
+		return slog.LevelDebug // each time that it is asked for, while a node starts
+	}
 	return level
 }
 

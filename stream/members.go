@@ -93,7 +93,7 @@ func (s *Server) Join(ctx context.Context, name string, data []byte) (*Members, 
 		m.tell()
 		return m, nil
 	}
-	err := s.await(ctx, "waiting for the bucket of the cluster's members", m.makeBucket)
+	err := s.await(ctx, saysAfter, "waiting for the bucket of the cluster's members", m.makeBucket)
 	if err != nil {
 		return nil, fmt.Errorf("join as %s: %w", name, err)
 	}

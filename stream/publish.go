@@ -428,7 +428,11 @@ func (p *Publisher) commit(g []*unit) {
 		if errors.Is(why, errNoAnswer) {
 			open = p.resolve(open, mark, why)
 		}
-		if g = p.expire(open, deadline, 0, fmt.Errorf("%w: %w", ErrUnavailable, why)); len(g) == 0 {
+		refused := why
+		if !errors.Is(why, ErrUnavailable) {
+			refused = fmt.Errorf("%w: %w", ErrUnavailable, why)
+		}
+		if g = p.expire(open, deadline, 0, refused); len(g) == 0 {
 			return
 		}
 		wait(p.ctx, pause)
@@ -494,6 +498,9 @@ func (p *Publisher) fail(g []*unit, err error) {
 // write tries once. It answers what is decided and returns the rest, in order, with the reason:
 // errNoAnswer if any of it may have been written, else nothing of it was.
 func (p *Publisher) write(g []*unit) (open []*unit, why error) {
+	if err := p.s.leaders.outage(p.stream); err != nil {
+		return g, err
+	}
 	if len(g[0].wire) > 1 || p.batches && len(g) >= p.from {
 		return p.batch(g)
 	}

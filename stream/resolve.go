@@ -58,7 +58,7 @@ func (p *Publisher) sort(g []*unit, tail *logTail) (absent []*unit) {
 // tail reads what was written after mark, once nothing older can appear any more.
 func (p *Publisher) tail(g []*unit, mark record.Sequence, deadline time.Time) (*logTail, error) {
 	if p.s.leaders != nil {
-		deadline = time.Now().Add(resolveTry)
+		deadline = p.tryUntil(g, time.Now())
 	}
 	ctx, cancel := context.WithDeadline(p.ctx, deadline)
 	defer cancel()
@@ -84,6 +84,21 @@ func (p *Publisher) tail(g []*unit, mark record.Sequence, deadline time.Time) (*
 	return t, nil
 }
 
+// tryUntil bounds one try of tail in a cluster: no longer than the last of the group waits, but
+// long enough for an answer.
+func (p *Publisher) tryUntil(g []*unit, now time.Time) time.Time {
+	last := now
+	for _, u := range g {
+		if u.until.After(last) {
+			last = u.until
+		}
+	}
+	if end := last.Add(resolveGrace); end.Before(now.Add(resolveTry)) {
+		return end
+	}
+	return now.Add(resolveTry)
+}
+
 // fence gets an answer that the engine can give only after it is done with everything this
 // connection sent before. For EVENTS it is a record, whose sync covers what lies before it, since
 // a batch may be visible before it is synced; in a cluster it is the new leader's word that
@@ -91,6 +106,9 @@ func (p *Publisher) tail(g []*unit, mark record.Sequence, deadline time.Time) (*
 // message that the engine refuses serves. With several copies that is one whose condition cannot
 // hold, for each subject: as long as a write of the subject is on its way the answer is "busy".
 func (p *Publisher) fence(ctx context.Context, g []*unit) error {
+	if err := p.s.leaders.outage(p.stream); err != nil {
+		return err
+	}
 	if p.stream == Events {
 		_, err := p.s.seal(ctx)
 		return err

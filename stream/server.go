@@ -426,10 +426,10 @@ func (s *Server) stop(ctx context.Context) error {
 	if srv == nil {
 		return nil
 	}
-	done := make(chan struct{})
+	done, leaves := make(chan struct{}), s.cfg.clustered() && s.closed
 	go func() {
 		defer close(done)
-		if s.cfg.clustered() && s.closed {
+		if leaves {
 			srv.LameDuckShutdown() // tells clients to go elsewhere, and hands over what is still led
 		}
 		srv.Shutdown()

@@ -77,7 +77,7 @@ func holds(t *testing.T, o Options, least int) {
 	o.Log("E2E_SEED=%d, %d nodes", o.Seed, o.Nodes)
 	report, err := Run(t.Context(), o)
 	told(t, report, least)
-	if err != nil {
+	if err != nil && len(report.Violations) == 0 { // the machine could not be made
 		t.Error(err)
 	}
 }
@@ -99,7 +99,7 @@ func told(t *testing.T, report Report, least int) {
 }
 
 // defaultNodes is the size of the cluster that is broken where E2E_NODES does not say.
-const defaultNodes = 1
+const defaultNodes = 3
 
 // options are those that the environment sets for every run.
 func options(t *testing.T) Options {

@@ -446,7 +446,7 @@ func (c *checker) inForce(o *op, s *Subscription) (variants []int) {
 	return variants
 }
 
-// numbers: those of a Subscription are 1 to n without a gap, and no version has two.
+// numbers: those of a Subscription are 1 to n without a gap (gaps), and no version has two (double).
 func (c *checker) numbers() {
 	for _, subscription := range slices.Sorted(maps.Keys(c.matches)) {
 		byNumber := c.matches[subscription]
@@ -454,7 +454,7 @@ func (c *checker) numbers() {
 		numbers := slices.Sorted(maps.Keys(byNumber))
 		for i, number := range numbers {
 			if want := uint64(i + 1); number != want {
-				c.violate("numbers", "%s has no event %d, but event %d", subscription, want, number)
+				c.violate("gaps", "%s has no event %d, but event %d", subscription, want, number)
 				break
 			}
 		}

@@ -81,7 +81,7 @@ func TestTheCheckerFindsEachBrokenPromise(t *testing.T) {
 	}{
 		{"an acknowledged write that never arrives", "lost", func(s *story) { s.remove(Arrived, 3); s.remove(Numbered, 3) }},
 		{"an acknowledged write that only failed", "lost", func(s *story) { s.records[s.where(Arrived, 3)].Status = 500 }},
-		{"a number that is left out", "numbers", func(s *story) {
+		{"a number that is left out", "gaps", func(s *story) {
 			for _, i := range []int{s.where(Arrived, 3), s.where(Numbered, 3)} {
 				s.records[i].Number = 4
 			}

@@ -30,18 +30,41 @@ func httpPort(h *Host) int  { return h.m.ports() + 10*h.Index + 1 }
 func natsPort(h *Host) int  { return h.m.ports() + 10*h.Index + 2 }
 func routePort(h *Host) int { return h.m.ports() + 10*h.Index + 3 }
 
-// ports is the first port of this run. In namespaces every run has all of them; on loopback
-// the process id keeps two runs apart, below the range that the kernel hands out.
+// ports is the first port of this run. In namespaces every run has all of them.
 func (m *Machine) ports() int {
 	if m.bridge != "" {
 		return 8000
 	}
-	return 10_000 + (os.Getpid()%200)*100
+	return m.base
+}
+
+// freePorts finds a hundred ports of loopback that nobody listens on, below the range that the
+// kernel hands out. The process id keeps runs apart that look at the same time.
+func freePorts() (base int, err error) {
+	for i := range 200 {
+		base = 10_000 + (os.Getpid()+i)%200*100
+		if err = allFree(base); err == nil {
+			return base, nil
+		}
+	}
+	return 0, fmt.Errorf("no hundred ports of loopback are free: %w", err)
+}
+
+func allFree(base int) error {
+	for port := range 100 {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", base+port))
+		if err != nil {
+			return err
+		}
+		l.Close()
+	}
+	return nil
 }
 
 // NewCluster writes the configuration and prepares the nodes. None of them runs yet.
 func NewCluster(m *Machine, binary string, disk int64, env []string) (*Cluster, error) {
 	c := &Cluster{Machine: m}
+	m.endNodes = c.KillAll
 	config := filepath.Join(m.Dir, "cluster.yaml")
 	for i, h := range m.Hosts() {
 		name := fmt.Sprintf("n%d", i+1)

@@ -40,11 +40,13 @@ type Machine struct {
 	id     string // prefix of all names
 	bridge string // empty without namespaces
 	why    string // why there are no namespaces
+	base   int    // of the ports on loopback
 	hosts  []*Host
 	disks  []*Disk
 
-	close   sync.Once
-	signals chan os.Signal
+	endNodes func() // kills what runs here, before it is removed
+	close    sync.Once
+	signals  chan os.Signal
 }
 
 // Host is the place of one node: a namespace with one link to the bridge, or loopback where
@@ -66,9 +68,12 @@ var machines atomic.Uint32
 // loopback, and Namespaces says why.
 func NewMachine(nodes int) (*Machine, error) {
 	sweep()
-	m := &Machine{id: fmt.Sprintf("cc%d%c", os.Getpid(), 'a'+rune(machines.Add(1)-1)%26)}
+	m := &Machine{endNodes: func() {}, id: fmt.Sprintf("cc%d%c", os.Getpid(), 'a'+rune(machines.Add(1)-1)%26)}
 	var err error
 	if m.Dir, err = os.MkdirTemp("", fmt.Sprintf("carillon-chaos-%d-", os.Getpid())); err != nil {
+		return nil, err
+	}
+	if m.base, err = freePorts(); err != nil {
 		return nil, err
 	}
 	m.cleanOnSignal()
@@ -102,6 +107,7 @@ func (m *Machine) cleanOnSignal() {
 	go func() {
 		if s, ok := <-m.signals; ok {
 			fmt.Fprintf(os.Stderr, "chaos: %v, removing what the run made\n", s)
+			m.endNodes()
 			m.remove()
 			os.Exit(130)
 		}
@@ -394,7 +400,7 @@ func mac(p netip.Prefix, n int) string {
 	return fmt.Sprintf("02:cc:%02x:%02x:01:%02x", b[1], b[2], n)
 }
 
-var ours = regexp.MustCompile(`^cc(\d+)[a-z](n\d+|b)$`)
+var ours = regexp.MustCompile(`^cc(\d+)[a-z](n\d+|v\d+|b)$`)
 
 // sweep removes what runs left behind that were killed before they could clean up: names that
 // carry the id of a process that is no more.

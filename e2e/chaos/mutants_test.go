@@ -29,7 +29,7 @@ func TestMutants(t *testing.T) {
 	control := Mutant{Name: "none", Bug: "no bug", Least: 1}
 	for _, m := range all {
 		if m.Least == 1 {
-			control.Steps = append(control.Steps, m.Steps[0])
+			control.Steps = append(control.Steps, m.Steps[len(m.Steps)-1])
 		}
 	}
 	var table strings.Builder

@@ -178,7 +178,7 @@ func (n *Node) AwaitReady(ctx context.Context, limit time.Duration) error {
 		case err == nil:
 			last = fmt.Sprintf("status %d: %s", a.Status, bytes.TrimSpace(a.Body))
 		case errors.Is(err, errDown):
-			return fmt.Errorf("%s: %w: %s", n.Name, err, n.lastLine())
+			return fmt.Errorf("%s: %w (%s): %s", n.Name, errDown, n.ending(), n.lastLine())
 		default:
 			last = err.Error()
 		}
@@ -188,6 +188,16 @@ func (n *Node) AwaitReady(ctx context.Context, limit time.Duration) error {
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
+}
+
+// ending is how the process ended.
+func (n *Node) ending() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.cmd == nil || n.runs() {
+		return "not ended"
+	}
+	return n.cmd.ProcessState.String()
 }
 
 // Answer is what came back from one request.

@@ -35,7 +35,7 @@ type Options struct {
 	Writers int           // HTTP writers; one NATS producer is beside them
 	Pace    time.Duration // mean wait between two writes of a writer
 	Disk    int64         // bytes of each node's file system
-	Keep    string        // folder for the history and the logs of a run that fails
+	Keep    string        // folder for the history and the logs; empty: a new one, if the run fails
 	Log     func(format string, args ...any)
 }
 
@@ -70,7 +70,12 @@ func Run(ctx context.Context, o Options) (report Report, err error) {
 	c.KillAll()
 	err = errors.Join(err, endpoints.Close(), history.Close())
 	report = Check(history.Since(0), r.subs)
-	if err == nil && len(report.Violations) == 0 {
+	if err != nil {
+		// Nobody waited for what was on its way, so nothing is known to be lost.
+		report.Violations = slices.DeleteFunc(report.Violations, func(v Violation) bool { return v.Check == "lost" || v.Check == "gaps" })
+		report.Violations = append(report.Violations, Violation{"recovery", err.Error()})
+	}
+	if err == nil && len(report.Violations) == 0 && o.Keep == "" {
 		return report, nil
 	}
 	kept, keepErr := keep(m, o)

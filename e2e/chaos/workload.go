@@ -269,6 +269,9 @@ func (p *producer) write(ctx context.Context, n *Node, wr write) result {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
 	res, err := nc.RequestMsgWithContext(ctx, m)
+	if errors.Is(err, nats.ErrNoResponders) { // nobody heard it
+		return result{kind: Refused, status: http.StatusServiceUnavailable, text: "no responders"}
+	}
 	if err != nil {
 		return result{kind: Unknown, text: clip(err.Error(), 120)}
 	}

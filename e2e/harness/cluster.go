@@ -56,6 +56,7 @@ func free(t testing.TB, n int) (addresses []string) {
 // Start starts the nodes together, as none is ready before a majority runs, and waits for all.
 func (c *Cluster) Start(t testing.TB) *Cluster {
 	t.Helper()
+	Binary(t) // a failure to build ends the test here, not in a goroutine
 	errs := make([]error, len(c.Nodes))
 	var wg sync.WaitGroup
 	for i, n := range c.Nodes {
