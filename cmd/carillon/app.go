@@ -29,7 +29,7 @@ func newApp() *cli.App {
 			serveCommand(), configCommand(), versionCommand(),
 			subscriptionCommand(), ingestCommand(), resendCommand(), dlqCommand(), attemptsCommand(),
 			explainCommand(), tokenCommand(), consumerCommand(), clusterCommand(),
-			matchCommand(), listenCommand(), tailCommand(), benchCommand(),
+			matchCommand(), listenCommand(), tailCommand(), benchCommand(), benchLogCommand(),
 			contextCommand(), completionCommand(), manCommand(),
 		},
 	}
@@ -143,29 +143,29 @@ func isTerminal(w io.Writer) bool {
 	return ok && isatty.IsTerminal(f.Fd())
 }
 
-// newLogger makes the logger of a command, on stderr. Format auto is coloured text on a
-// terminal and JSON lines otherwise.
-func newLogger(w io.Writer, level, format string, noColor bool) (*slog.Logger, error) {
-	var l slog.Level
+// newLogger makes the logger of a command, on stderr, and the level by which it can be changed
+// later. Format auto is coloured text on a terminal and JSON lines otherwise.
+func newLogger(w io.Writer, level, format string, noColor bool) (*slog.Logger, *slog.LevelVar, error) {
+	l := new(slog.LevelVar)
 	switch level {
 	case "debug", "info", "warn", "error":
 		if err := l.UnmarshalText([]byte(level)); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	default:
-		return nil, usage("--log-level %q is not debug, info, warn or error", level)
+		return nil, nil, usage("--log-level %q is not debug, info, warn or error", level)
 	}
 	switch format {
 	case "auto", "text", "json":
 	default:
-		return nil, usage("--log-format %q is not auto, text or json", format)
+		return nil, nil, usage("--log-format %q is not auto, text or json", format)
 	}
 	if format == "json" || format == "auto" && !isTerminal(w) {
-		return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: l})), nil
+		return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: l})), l, nil
 	}
 	return slog.New(tint.NewTextHandler(w, &tint.Options{
 		Level: l, TimeFormat: "15:04:05.000", NoColor: noColor || os.Getenv("NO_COLOR") != "" || !isTerminal(w),
-	})), nil
+	})), l, nil
 }
 
 // readInput reads a whole file, or the standard input for "-", of at most limit bytes.

@@ -1,20 +1,12 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"iter"
 	"maps"
-	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -47,25 +39,29 @@ func (w *writes) add(id string, asked time.Time, err error) {
 	w.byID[id] = written{asked, now}
 }
 
-func (b *benchmark) write(ctx context.Context, w *writes, id string, subscription int) {
+// write writes one resource to a node.
+func (b *benchmark) write(ctx context.Context, w *writes, to *benchNode, id string, subscription int) {
 	body := b.observation(id, subscription)
 	asked := time.Now()
-	_, err := b.cl.ask(ctx, request{method: http.MethodPut, path: "/fhir/Observation/" + id, contentType: fhirJSON, body: body, minimal: true})
+	_, err := to.cl.ask(ctx, request{method: http.MethodPut, path: "/fhir/Observation/" + id, contentType: fhirJSON, body: body, minimal: true})
 	w.add(id, asked, err)
 }
 
-// each calls f with 0 to n-1 from the planned number of writers.
-func (b *benchmark) each(ctx context.Context, n int, f func(i int)) {
+// nodeOf spreads writers, or writes, over the nodes.
+func (b *benchmark) nodeOf(i int) *benchNode { return b.nodes[i%len(b.nodes)] }
+
+// each calls f with 0 to n-1 from a number of writers until ctx ends.
+func each(ctx context.Context, writers, n int, f func(writer, i int)) {
 	var next atomic.Int64
 	var wg sync.WaitGroup
-	for range min(b.plan.writers, n) {
+	for writer := range min(writers, n) {
 		wg.Go(func() {
 			for ctx.Err() == nil {
 				i := int(next.Add(1)) - 1
 				if i >= n {
 					return
 				}
-				f(i)
+				f(writer, i)
 			}
 		})
 	}
@@ -79,7 +75,7 @@ func (b *benchmark) plain(ctx context.Context) error {
 	direct := *b.cl
 	direct.base = b.sink.url
 	began := time.Now()
-	b.each(ctx, b.plan.events, func(i int) {
+	each(ctx, b.plan.writers, b.plan.events, func(_, i int) {
 		id := fmt.Sprintf("%s-d-%d", b.id, i)
 		body := b.observation(id, 0)
 		asked := time.Now()
@@ -94,19 +90,25 @@ func (b *benchmark) plain(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// fullSpeed writes as fast as the writers can, to one Subscription.
+// fullSpeed writes as fast as the writers can. Each writer keeps to its node.
 func (b *benchmark) fullSpeed(ctx context.Context) error {
 	w := &writes{byID: make(map[string]written, b.plan.events)}
-	began := time.Now()
-	b.each(ctx, b.plan.events, func(i int) { b.write(ctx, w, fmt.Sprintf("%s-f-%d", b.id, i), 0) })
+	used, began := b.cpu(ctx), time.Now()
+	each(ctx, b.plan.writers, b.plan.events, func(writer, i int) {
+		b.write(ctx, w, b.nodeOf(writer), fmt.Sprintf("%s-f-%d", b.id, i), b.fast(i))
+	})
 	b.result.WriteRate = round(float64(len(w.byID)) / time.Since(began).Seconds())
 	if err := b.await(ctx, w, 30*time.Second); err != nil {
 		return err
 	}
 	took := b.sink.lastArrival().Sub(began).Seconds()
 	b.result.Throughput = round(float64(len(w.byID)) / took)
+	b.result.CPUPerEvent = perEvent(b.cpu(ctx)-used, len(w.byID))
 	if b.result.PlainRate > 0 {
 		b.result.Ratio = round(b.result.Throughput / b.result.PlainRate)
+	}
+	if b.result.BareRate > 0 {
+		b.result.BareRatio = round(b.result.WriteRate / b.result.BareRate)
 	}
 	return nil
 }
@@ -114,7 +116,7 @@ func (b *benchmark) fullSpeed(ctx context.Context) error {
 // pacedPart writes at a steady rate, once with quick endpoints and, if some are to be slow,
 // once more.
 func (b *benchmark) pacedPart(ctx context.Context) error {
-	probe := startProbe(b.probeDir())
+	probe := startProbe(b.dir)
 	var latencies, times []float64
 	var err error
 	if b.plan.slow > 0 {
@@ -170,7 +172,7 @@ func (b *benchmark) paced(ctx context.Context, part string) (latencies, times []
 		places <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-places }()
-			b.write(ctx, w, id, subscription)
+			b.write(ctx, w, b.nodeOf(i), id, subscription)
 		})
 	}
 	wg.Wait()
@@ -240,218 +242,4 @@ func (b *benchmark) arrivals(ctx context.Context, ids iter.Seq[string], patience
 		}
 	}
 	return len(missing), nil
-}
-
-// probeDir is a folder on the disk of the node, if that is known.
-func (b *benchmark) probeDir() string {
-	if b.node == nil {
-		return ""
-	}
-	return b.node.dir
-}
-
-// measureProcess asks the node what it uses; a server that does not say is left out.
-func (b *benchmark) measureProcess(ctx context.Context) {
-	a, err := b.cl.do(ctx, request{method: http.MethodGet, path: "/metrics"})
-	if err != nil || a.status != http.StatusOK {
-		return
-	}
-	scan := bufio.NewScanner(bytes.NewReader(a.body))
-	for scan.Scan() {
-		name, value, _ := strings.Cut(scan.Text(), " ")
-		v, err := strconv.ParseFloat(value, 64)
-		if err != nil {
-			continue
-		}
-		switch name {
-		case "process_resident_memory_bytes":
-			b.result.Memory = round(v / (1 << 20))
-		case "process_cpu_seconds_total":
-			b.result.CPU = round(v)
-		}
-	}
-}
-
-// sink is the endpoint that notifications are sent to.
-type sink struct {
-	url    string
-	server *http.Server
-	done   chan error
-
-	mu       sync.Mutex // guards what follows
-	arrived  map[string]time.Time
-	seen     map[string]bool // webhook-ids
-	repeats  int
-	last     time.Time
-	slow     int // Subscriptions 1 to slow answer late
-	slowness time.Duration
-	stopped  chan struct{}
-}
-
-func startSink(l net.Listener) *sink {
-	s := &sink{
-		url: "http://" + l.Addr().String(), done: make(chan error, 1), stopped: make(chan struct{}),
-		arrived: map[string]time.Time{}, seen: map[string]bool{},
-	}
-	mux := http.NewServeMux()
-	mux.HandleFunc("POST /s/{subscription}/{type}/{id}", s.notified)
-	mux.HandleFunc("PUT /s/{subscription}/{type}/{id}", s.notified)
-	s.server = &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
-	go func() { s.done <- s.server.Serve(l) }()
-	return s
-}
-
-func (s *sink) notified(_ http.ResponseWriter, r *http.Request) {
-	now := time.Now()
-	_, _ = io.Copy(io.Discard, r.Body)
-	subscription, _ := strconv.Atoi(r.PathValue("subscription"))
-	if wait := s.record(now, r.PathValue("id"), r.Header.Get("webhook-id"), subscription); wait > 0 {
-		select {
-		case <-time.After(wait):
-		case <-r.Context().Done():
-		case <-s.stopped:
-		}
-	}
-}
-
-func (s *sink) record(now time.Time, id, webhookID string, subscription int) time.Duration {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if webhookID == "" {
-		webhookID = strconv.Itoa(subscription) + "/" + id // a server that sends none
-	}
-	if s.seen[webhookID] {
-		s.repeats++
-	} else {
-		s.seen[webhookID] = true
-	}
-	if _, again := s.arrived[id]; !again {
-		s.arrived[id] = now
-	}
-	s.last = now
-	if subscription >= 1 && subscription <= s.slow {
-		return s.slowness
-	}
-	return 0
-}
-
-func (s *sink) slowDown(n int, d time.Duration) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.slow, s.slowness = n, d
-}
-
-func (s *sink) isSlow(subscription int) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return subscription >= 1 && subscription <= s.slow
-}
-
-func (s *sink) arrival(id string) (time.Time, bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	t, ok := s.arrived[id]
-	return t, ok
-}
-
-// distinct is how many resources have arrived.
-func (s *sink) distinct() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.arrived)
-}
-
-// missing are those of the resources that have not arrived.
-func (s *sink) missing(ids iter.Seq[string]) []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var out []string
-	for id := range ids {
-		if _, arrived := s.arrived[id]; !arrived {
-			out = append(out, id)
-		}
-	}
-	return out
-}
-
-// forget makes the endpoint as new.
-func (s *sink) forget() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	clear(s.arrived)
-	clear(s.seen)
-	s.repeats = 0
-}
-
-func (s *sink) lastArrival() time.Time {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.last
-}
-
-func (s *sink) duplicates() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.repeats
-}
-
-func (s *sink) close() error {
-	close(s.stopped)
-	err := s.server.Close()
-	<-s.done
-	return err
-}
-
-// probe measures what an fsync costs while something else uses the same disk.
-type probe struct {
-	quit  chan struct{}
-	done  chan struct{}
-	times []float64
-	err   error
-}
-
-// startProbe begins to write 4 KiB and sync them twenty times a second. Without a folder it
-// measures nothing.
-func startProbe(dir string) *probe {
-	p := &probe{quit: make(chan struct{}), done: make(chan struct{})}
-	go func() {
-		defer close(p.done)
-		if dir != "" {
-			p.err = p.run(dir)
-		}
-	}()
-	return p
-}
-
-func (p *probe) run(dir string) error {
-	f, err := os.Create(filepath.Join(dir, "fsync-probe"))
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	defer f.Close()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	block := make([]byte, 4096)
-	for {
-		select {
-		case <-p.quit:
-			return nil
-		case <-tick.C:
-		}
-		began := time.Now()
-		if _, err := f.Write(block); err != nil {
-			return err
-		}
-		if err := f.Sync(); err != nil {
-			return err
-		}
-		p.times = append(p.times, milliseconds(time.Since(began)))
-	}
-}
-
-func (p *probe) stop() ([]float64, error) {
-	close(p.quit)
-	<-p.done
-	return p.times, p.err
 }

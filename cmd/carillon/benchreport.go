@@ -1,11 +1,108 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"math"
 	"slices"
 	"strings"
 )
+
+// benchResult is what is printed; rates are a second, times milliseconds, memory MiB.
+type benchResult struct {
+	Version       string       `json:"version"`
+	Events        int          `json:"events"`
+	Writers       int          `json:"writers"`
+	Size          int          `json:"size"`
+	Subscriptions int          `json:"subscriptions"`
+	Slow          int          `json:"slow"`
+	Nodes         int          `json:"nodes"`
+	BareRate      float64      `json:"bareRate,omitempty"`              // of the log alone
+	BareCPU       float64      `json:"bareCpuMicrosPerEvent,omitempty"` // its writers included
+	PlainRate     float64      `json:"plainRate"`
+	WriteRate     float64      `json:"writeRate"`                   // acknowledged
+	Throughput    float64      `json:"throughput"`                  // from the first write to the last arrival
+	Ratio         float64      `json:"ratio"`                       // of throughput to plain POSTs
+	BareRatio     float64      `json:"bareRatio,omitempty"`         // of writes to bare publishing
+	CPUPerEvent   float64      `json:"cpuMicrosPerEvent,omitempty"` // of all nodes, at full speed
+	Rate          int          `json:"rate"`
+	Latency       percentiles  `json:"latency"`            // acknowledged write to arrival
+	Baseline      *percentiles `json:"baseline,omitempty"` // the same before endpoints were slow
+	Write         percentiles  `json:"write"`              // request to acknowledgement, paced
+	Fsync         *percentiles `json:"fsync,omitempty"`    // of the same disk; unknown for --server
+	Acknowledged  int          `json:"acknowledged"`
+	Lost          int          `json:"lost"`
+	Duplicates    int          `json:"duplicates"`
+	Failed        int          `json:"failed"`                   // writes that were not acknowledged
+	Memory        float64      `json:"memoryMiB,omitempty"`      // of the node that has most
+	CPU           float64      `json:"cpuSeconds,omitempty"`     // of all nodes
+	IdleCPU       float64      `json:"idleCpuPercent,omitempty"` // of one core, by the node that uses most
+	IdleMemory    float64      `json:"idleMemoryMiB,omitempty"`
+
+	Takeovers *takeovers    `json:"takeovers,omitempty"`
+	PerNode   []nodeFigures `json:"perNode"`
+}
+
+// print shows the result: as a table its figures, then those of each node.
+func (b *benchmark) print() error {
+	out, err := json.Marshal(b.result)
+	if err != nil {
+		return err
+	}
+	if err := b.c.out.object(out, columns(b.result.columns())); err != nil {
+		return err
+	}
+	if b.c.out.form != "table" || b.plan.nodes == 1 && b.plan.idle == 0 {
+		return nil
+	}
+	nodes, err := json.Marshal(b.result.PerNode)
+	if err != nil {
+		return err
+	}
+	spec := "NODE=node CPU_S=cpuSeconds MEMORY_MIB=memoryMiB NOTIFICATIONS_SENT=notificationsSent PARTITIONS=partitions LANES=lanes"
+	if b.plan.idle > 0 {
+		spec += " IDLE_CPU_PERCENT=idleCpuPercent IDLE_MEMORY_MIB=idleMemoryMiB"
+	}
+	fmt.Fprintln(b.c.App.Writer)
+	return b.c.out.list(nodes, columns(spec))
+}
+
+// columns are those figures that the run has.
+func (r benchResult) columns() string {
+	parts := []struct {
+		has  bool
+		spec string
+	}{
+		{r.Nodes > 1, "NODES=nodes"},
+		{true, "EVENTS=events WRITERS=writers SIZE=size SUBSCRIPTIONS=subscriptions"},
+		{r.BareRate > 0, "BARE_PUBLISHING_A_SECOND=bareRate"},
+		{true, "PLAIN_POSTS_A_SECOND=plainRate WRITES_A_SECOND=writeRate"},
+		{r.BareRate > 0, "SHARE_OF_BARE=bareRatio"},
+		{true, "DELIVERED_A_SECOND=throughput SHARE_OF_PLAIN=ratio"},
+		{r.CPUPerEvent > 0, "CPU_PER_EVENT_US=cpuMicrosPerEvent"},
+		{r.BareCPU > 0, "CPU_PER_BARE_EVENT_US=bareCpuMicrosPerEvent"},
+		{true, "RATE_OF_PACED_PART=rate LATENCY_P50_MS=latency.p50 LATENCY_P90_MS=latency.p90 LATENCY_P99_MS=latency.p99 LATENCY_MAX_MS=latency.max"},
+		{r.Baseline != nil, "SLOW_ENDPOINTS=slow P50_WITHOUT_SLOW_MS=baseline.p50 P99_WITHOUT_SLOW_MS=baseline.p99"},
+		{true, "WRITE_P50_MS=write.p50 WRITE_P99_MS=write.p99"},
+		{r.Fsync != nil, "FSYNC_P50_MS=fsync.p50 FSYNC_P99_MS=fsync.p99"},
+		{r.Takeovers != nil, interruptionSpec("KILL", "kills") + " " + interruptionSpec("STOP", "stops")},
+		{true, "ACKNOWLEDGED=acknowledged LOST=lost DUPLICATES=duplicates FAILED=failed MEMORY_MIB=memoryMiB CPU_S=cpuSeconds"},
+		{r.IdleMemory > 0, "IDLE_CPU_PERCENT=idleCpuPercent IDLE_MEMORY_MIB=idleMemoryMiB"},
+	}
+	var specs []string
+	for _, p := range parts {
+		if p.has {
+			specs = append(specs, p.spec)
+		}
+	}
+	return strings.Join(specs, " ")
+}
+
+func interruptionSpec(head, name string) string {
+	return strings.NewReplacer("HEAD", head, "name", "takeovers."+name).Replace(
+		"HEADS=name.count HEADS_OF_LEADER=name.leaders HEAD_GAP_P50_MS=name.gapP50 HEAD_GAP_MAX_MS=name.gapMax " +
+			"HEAD_REFUSED_ONCE=name.refusedOnce HEAD_REFUSED_TWICE=name.refusedTwice")
+}
 
 // percentiles of a set of times, in milliseconds.
 type percentiles struct {

@@ -83,7 +83,8 @@ type request struct {
 	query       url.Values
 	contentType string
 	body        []byte
-	minimal     bool // the answer to a write need not hold the resource
+	minimal     bool   // the answer to a write need not hold the resource
+	key         string // Idempotency-Key, by which a write that is sent again is known; empty for none
 }
 
 // do asks, and returns whatever the server answers. An error means that there was no answer.
@@ -103,6 +104,9 @@ func (cl *client) do(ctx context.Context, r request) (answer, error) {
 	}
 	if r.minimal {
 		req.Header.Set("Prefer", "return=minimal")
+	}
+	if r.key != "" {
+		req.Header.Set("Idempotency-Key", r.key)
 	}
 	if cl.token != "" {
 		req.Header.Set("Authorization", "Bearer "+cl.token)

@@ -87,7 +87,9 @@ func addWords(table map[string][]string, prefix string, commands []*cli.Command,
 func words(commands []*cli.Command, flags []cli.Flag) []string {
 	var ws []string
 	for _, c := range commands {
-		ws = append(ws, c.Name)
+		if !c.Hidden {
+			ws = append(ws, c.Name)
+		}
 	}
 	for _, f := range flags {
 		if name := f.Names()[0]; len(name) > 1 && name != "help" {
