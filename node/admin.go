@@ -382,10 +382,13 @@ func pause(ctx context.Context, d time.Duration) error {
 // which the record's expectation confirms: so a job and the matcher, or two jobs, never write
 // the same match.
 func (a *admin) job(ctx context.Context, build func() (record.Job, error)) (string, error) {
+	id := newRun()
 	for {
 		var expect record.Sequence
 		newest, err := a.server.LastFor(ctx, stream.Matches, stream.SubjectJobs)
 		switch {
+		case err == nil && jobID(newest) == id: // stored, and the answer was lost with a leader
+			return id, a.store.WaitApplied(ctx, store.Vector{Matches: newest.Sequence})
 		case err == nil:
 			expect = newest.Sequence
 		case !errors.Is(err, stream.ErrNotFound):
@@ -398,9 +401,12 @@ func (a *admin) job(ctx context.Context, build func() (record.Job, error)) (stri
 		if err != nil {
 			return "", err
 		}
-		j.ID, j.Time = newRun(), time.Now().UTC()
+		j.ID, j.Time = id, time.Now().UTC()
 		at, err := a.server.Append(ctx, stream.Matches, stream.SubjectJobs, record.Encode(j), expect)
-		if errors.Is(err, stream.ErrConflict) {
+		if errors.Is(err, stream.ErrConflict) || errors.Is(err, stream.ErrBusy) || errors.Is(err, stream.ErrUnknown) {
+			if err := pause(ctx, 10*time.Millisecond); err != nil {
+				return "", err
+			}
 			continue
 		}
 		if err != nil {
@@ -408,6 +414,15 @@ func (a *admin) job(ctx context.Context, build func() (record.Job, error)) (stri
 		}
 		return j.ID, a.store.WaitApplied(ctx, store.Vector{Matches: at})
 	}
+}
+
+// jobID is the id of a job's record; empty for what is none.
+func jobID(m stream.Message) string {
+	var j record.Job
+	if json.Unmarshal(m.Data, &j) != nil {
+		return ""
+	}
+	return j.ID
 }
 
 func (a *admin) Attempts(ctx context.Context, f api.AttemptFilter) ([]api.Attempt, error) {
@@ -459,14 +474,32 @@ func (a *admin) RevokeToken(ctx context.Context, idOrName, by string) error {
 }
 
 func (a *admin) Status(ctx context.Context) (api.Status, error) {
-	st := api.Status{
-		Cluster: a.cluster, Node: a.name, Version: a.version, FHIR: "R4", Started: a.started.UTC(),
-		Subscriptions: map[string]int{}, DiskFree: a.disk.free.Load(), DiskTotal: a.disk.total.Load(),
-	}
+	st := a.localStatus()
 	warnings, err := a.readiness(ctx)
 	st.Ready, st.Warnings = err == nil, warnings
 	if err != nil {
 		st.Warnings = append(st.Warnings, err.Error())
+	}
+	at := a.store.Position()
+	for i := range st.Logs {
+		log := &st.Logs[i]
+		if *log, err = a.logStatus(ctx, log.Name); err != nil {
+			return st, err
+		}
+		log.Applied = place(at, log.Name)
+	}
+	if st.Dead, err = a.countDead(ctx); err != nil {
+		return st, err
+	}
+	st.Partitions = a.partitionStates(st.Logs[0].Last)
+	return st, nil
+}
+
+// localStatus is what this node knows by itself. The logs are named and no more.
+func (a *admin) localStatus() api.Status {
+	st := api.Status{
+		Cluster: a.cluster, Node: a.name, Version: a.version, FHIR: "R4", Started: a.started.UTC(),
+		Subscriptions: map[string]int{}, DiskFree: a.disk.free.Load(), DiskTotal: a.disk.total.Load(),
 	}
 	for _, s := range a.subs.all() {
 		st.Subscriptions[string(s.Status)]++
@@ -477,37 +510,28 @@ func (a *admin) Status(ctx context.Context) (api.Status, error) {
 		st.SetAside += c.SetAside
 	}
 	st.SetAside += a.feed.unreadable.Load()
-	for _, l := range []struct {
-		name    string
-		applied record.Sequence
-	}{{stream.Events, stats.Position.Events}, {stream.Matches, stats.Position.Matches}, {stream.Outcomes, stats.Position.Outcomes}, {stream.Dead, stats.Position.Dead}} {
-		log, err := a.logStatus(ctx, l.name)
-		if err != nil {
-			return st, err
-		}
-		log.Applied = l.applied
-		st.Logs = append(st.Logs, log)
+	for _, name := range []string{stream.Events, stream.Matches, stream.Outcomes, stream.Dead} {
+		st.Logs = append(st.Logs, api.LogStatus{Name: name})
 	}
+	return st
+}
+
+func (a *admin) countDead(ctx context.Context) (int, error) {
 	dead, err := a.store.Dead(ctx, store.DeadFilter{State: store.DeadLetter, Limit: maxCounted})
-	if err != nil {
-		return st, err
-	}
-	st.Dead = len(dead)
+	return len(dead), err
+}
+
+// partitionStates tells how far each partition is matched, whoever matches it.
+func (a *admin) partitionStates(last record.Sequence) []api.PartitionState {
+	var out []api.PartitionState
 	for _, p := range a.table.Names() {
-		b, _, found, err := blocks{a.server}.Newest(ctx, p)
-		if err != nil {
-			return st, err
-		}
-		state := api.PartitionState{Name: p, Mark: a.table.Base()}
-		if found {
-			state.Mark = b.Through
-		}
-		if last := st.Logs[0].Last; last > state.Mark {
+		state := api.PartitionState{Name: p, Mark: a.marks.of(p)}
+		if last > state.Mark {
 			state.Lag = uint64(last - state.Mark)
 		}
-		st.Partitions = append(st.Partitions, state)
+		out = append(out, state)
 	}
-	return st, nil
+	return out
 }
 
 func (a *admin) logStatus(ctx context.Context, name string) (api.LogStatus, error) {
@@ -520,5 +544,5 @@ func (a *admin) logStatus(ctx context.Context, name string) (api.LogStatus, erro
 }
 
 func (a *admin) Config(context.Context) (json.RawMessage, error) {
-	return yaml.YAMLToJSON([]byte(a.cfg.Show()))
+	return yaml.YAMLToJSON([]byte(a.inForce().Show()))
 }

@@ -33,6 +33,7 @@ type feed struct {
 
 	changed func(*subscription)                             // a Subscription was written; called in the order of the log
 	closed  func() bool                                     // plain subscribers hear of no changes: the API asks for a login
+	pauses  *pauses                                         // hold the logs where the projections of all nodes are compared
 	notices func(record.Change) bool                        // this node is the one that tells plain subscribers of a change
 	marked  func(partition string, through record.Sequence) // a partition is matched so far
 	live    atomic.Bool                                     // the logs were folded to their ends; before that all is old news
@@ -61,7 +62,12 @@ func (f *feed) run(ctx context.Context) error {
 		{stream.Dead, at.Dead, f.foldDead},
 	} {
 		readers.Go(func() {
-			err := f.server.Follow(ctx, r.stream, r.from+1, nil, func(ms []stream.Message) error { return r.fold(ctx, ms) })
+			err := f.server.Follow(ctx, r.stream, r.from+1, nil, func(ms []stream.Message) error {
+				if err := allReadable(ms); err != nil {
+					return err
+				}
+				return f.pauses.fold(ctx, r.stream, ms, r.fold)
+			})
 			if err != nil && ctx.Err() == nil {
 				cancel(fmt.Errorf("read %s: %w", r.stream, err))
 			}

@@ -12,7 +12,7 @@ import (
 // registerGauges registers the figures that are read when metrics are asked for.
 func (n *Node) registerGauges() {
 	o := n.observe
-	o.registry.MustRegister(subscriptionGauges{n})
+	o.registry.MustRegister(subscriptionGauges{n}, clusterGauges{n})
 	o.gauge("carillon_oldest_pending_seconds", "Age of the oldest event with a pending notification.", n.oldestPending)
 	o.gauge("carillon_projection_lag_events", "Events in the log that are acknowledged and not folded yet.", func() float64 {
 		last, at := n.publisher.Durable(), n.ring.position()

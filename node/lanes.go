@@ -166,6 +166,9 @@ func (o *outcomes) newest(ctx context.Context, lane string) (b record.OutcomeBlo
 	if err != nil {
 		return b, 0, fmt.Errorf("newest outcomes of lane %s: %w", lane, err)
 	}
+	if err := readable(m); err != nil {
+		return b, 0, err
+	}
 	if err := json.Unmarshal(m.Data, &b); err != nil {
 		return b, 0, fmt.Errorf("newest outcomes of lane %s at %d: %w", lane, m.Sequence, err)
 	}

@@ -3,7 +3,6 @@ package node
 import (
 	"context"
 	"crypto/rand"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -65,9 +64,16 @@ type Node struct {
 	handler atomic.Pointer[http.Handler]
 	served  chan struct{} // closed when the HTTP server has ended
 
+	peers    *peers
+	pauses   *pauses
+	hashing  *hashing
+	handover *leaderHandover
+	leaving  atomic.Bool // drained: no partition and no lane falls to this node
+	reload   reloading
+
 	parts    *group
 	ready    chan struct{}
-	draining atomic.Bool
+	draining atomic.Bool // stopping
 	health   logHealth
 }
 
@@ -81,7 +87,10 @@ const (
 // New takes the data folder and the HTTP address, so that both are refused early and with one
 // line if somebody else has them. The caller runs or stops the node.
 func New(cfg config.Config, log *slog.Logger, version string) (*Node, error) {
-	n := &Node{cfg: cfg, log: log, version: version, ready: make(chan struct{}), observe: newObserver()}
+	n := &Node{cfg: cfg, log: log, version: version, ready: make(chan struct{}), observe: newObserver(),
+		pauses: newPauses(pauseLimit), hashing: newHashing()}
+	n.handover = &leaderHandover{node: n, due: make(chan struct{}, 1)}
+	n.reload.force.Store(&cfg)
 	var err error
 	if n.data, err = openDataDir(cfg.Node.Data); err != nil {
 		return nil, err
@@ -91,6 +100,9 @@ func New(cfg config.Config, log *slog.Logger, version string) (*Node, error) {
 			n.data.close()
 		}
 	}()
+	if err = n.data.checkFormat(); err != nil {
+		return nil, err
+	}
 	if n.name, err = n.data.nodeName(cfg.Run.Node, "n1"); err != nil {
 		return nil, err
 	}
@@ -158,6 +170,8 @@ func (n *Node) Start(ctx context.Context) error {
 		{"delivery", n.startDelivery},   // matches become notifications
 		{"timers", n.startTimers},       // ends of Subscriptions; tokens that the engine gave up
 		{"producers", n.startProducers}, // changes from NATS
+		{"peers", n.startPeers},         // questions of other nodes
+		{"service", n.startService},     // questions of operators by NATS
 		{"http", n.startHTTP},           // last, so that ready is true
 	} {
 		if err := step.run(ctx); err != nil {
@@ -192,7 +206,11 @@ func (n *Node) Stop(ctx context.Context) error {
 		}
 	}
 	if n.store != nil {
+		damage := n.store.Err()
 		errs = append(errs, n.store.Close())
+		if errors.Is(damage, store.ErrDamaged) && n.cfg.Clustered() {
+			errs = append(errs, n.renewStore(damage)) // the next start makes another
+		}
 	}
 	if n.server != nil {
 		errs = append(errs, n.server.Close(ctx))
@@ -215,7 +233,23 @@ func (n *Node) openStore(context.Context) error {
 		}
 		n.log.Info("projection is made again from the logs", "kept", kept)
 	}
-	return n.reopenStore()
+	err := n.reopenStore()
+	if errors.Is(err, store.ErrDamaged) && n.cfg.Clustered() {
+		return errors.Join(n.renewStore(err), n.reopenStore())
+	}
+	return err
+}
+
+// renewStore moves a damaged projection aside, so that the logs make another. A cluster heals by
+// itself: the logs have copies, and nothing is served here before the new one is current. A
+// single node is refused instead, since damage is worth a look at the only disk there is.
+func (n *Node) renewStore(damage error) error {
+	kept, err := store.Rebuild(n.data.projection())
+	if err != nil {
+		return errors.Join(damage, err)
+	}
+	n.log.Error("the projection is damaged and is made again from the logs: look at the disk", "err", damage, "kept", kept)
+	return nil
 }
 
 func (n *Node) reopenStore() (err error) {
@@ -333,7 +367,7 @@ func (n *Node) loadState(ctx context.Context) (err error) {
 	if err := n.subs.paused.load(ctx, log); err != nil {
 		return err
 	}
-	n.table, err = loadTable(ctx, n.server, len(n.cfg.Members()))
+	n.table, err = loadTable(ctx, log, len(n.cfg.Members()))
 	return err
 }
 
@@ -403,7 +437,7 @@ func (n *Node) startFeed(ctx context.Context) error {
 	n.feed = &feed{
 		log: n.log, server: n.server, store: n.store, ring: n.ring, versions: n.versions, subs: n.subs,
 		lanes: n.lanes, observe: n.observe, changed: n.subscriptionChanged, closed: n.noticesClosed,
-		marked: n.marks.set, notices: n.notices,
+		marked: n.marks.set, notices: n.notices, pauses: n.pauses,
 		controls: map[string]func(record.Sequence, []byte) error{
 			"tokens": n.tokens.apply,
 			"paused": n.pausedChanged,
@@ -493,6 +527,8 @@ type about struct {
 	Version string    `json:"version"`
 	HTTP    string    `json:"http"` // where clients reach it
 	Started time.Time `json:"started"`
+	// Draining: no partition and no lane falls to it, unless to no other one either.
+	Draining bool `json:"draining,omitempty"`
 }
 
 func (n *Node) about() about {
@@ -500,7 +536,7 @@ func (n *Node) about() about {
 	if url == "" {
 		url = n.Addr()
 	}
-	return about{Version: n.version, HTTP: url, Started: n.started}
+	return about{Version: n.version, HTTP: url, Started: n.started, Draining: n.leaving.Load()}
 }
 
 // memberNames are the nodes that hold a lease, in order.
@@ -518,7 +554,7 @@ func (n *Node) alive(name string) bool { return slices.Contains(n.memberNames(),
 // own runs tasks on this node as far as they fall to it.
 func (n *Node) own(name string, o *owners, tasks []task) {
 	o.self, o.tasks, o.log = n.name, tasks, n.log
-	o.members, o.changed, o.broken = n.memberNames, n.members.Changed, n.store.Err
+	o.members, o.changed, o.broken = n.ownerNames, n.members.Changed, n.store.Err
 	n.parts.run(name, o.run)
 }
 
@@ -628,15 +664,6 @@ func (n *Node) startHTTP(context.Context) error {
 		InsecurePublic: n.cfg.Run.InsecurePublic,
 	})))
 	return nil
-}
-
-func (n *Node) serveHTTP(srv *http.Server) error {
-	t := n.cfg.Security.TLS
-	if t.Cert == "" {
-		return srv.Serve(n.listener)
-	}
-	srv.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
-	return srv.ServeTLS(n.listener, t.Cert, t.Key)
 }
 
 // readiness says what an operator should know, and why the node cannot do its work if so.

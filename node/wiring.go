@@ -186,7 +186,11 @@ func (n *Node) pausedChanged(seq record.Sequence, data []byte) error {
 type controls struct{ server *stream.Server }
 
 func (c controls) newest(ctx context.Context, subject string) (stream.Message, error) {
-	return c.server.LastFor(ctx, stream.Events, subject)
+	m, err := c.server.LastFor(ctx, stream.Events, subject)
+	if err == nil {
+		err = readable(m)
+	}
+	return m, err
 }
 
 func (c controls) append(ctx context.Context, subject string, data []byte, expect record.Sequence) (record.Sequence, error) {
@@ -241,6 +245,9 @@ func differs(ctx context.Context, server *stream.Server, s *store.Store) (string
 			continue // purged by hand; its place in the log is still there
 		}
 		if err != nil {
+			return "", err
+		}
+		if err := readable(m); err != nil {
 			return "", err
 		}
 		if have, err := l.sum(m); err != nil || have != sum {

@@ -4,17 +4,19 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/goccy/go-yaml"
 	"github.com/urfave/cli/v2"
 
+	"github.com/carillon-fhir/carillon/node/api"
 	"github.com/carillon-fhir/carillon/node/config"
 )
 
 func configCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "config",
-		Usage: "check and show the configuration",
+		Usage: "check, show and reload the configuration",
 		Subcommands: []*cli.Command{
 			{
 				Name: "check", Usage: "tell every mistake of a configuration file with its line", ArgsUsage: "FILE",
@@ -42,6 +44,17 @@ masked.`,
 					&cli.BoolFlag{Name: "running", Usage: "ask the node"},
 				},
 				Action: action(0, 0, configShow),
+			},
+			{
+				Name: "reload", Usage: "have the running node read its configuration again",
+				Description: help(`Has the node that is asked read its configuration file again, with the flags and CARILLON_…
+variables that it was started with; SIGHUP does the same. Certificates, the level of the log and
+the rules of egress take effect at once. Other keys that have changed are named, and left until
+the node is started again. A file with a mistake changes nothing. API tokens are no part of the
+configuration: what is made or revoked is in force on every node at once.`,
+					"carillon config reload",
+					"carillon config reload -o json"),
+				Action: action(0, 0, configReload),
 			},
 		},
 	}
@@ -156,4 +169,29 @@ func configRunning(c *call) error {
 		return usage("a configuration has no form csv; take json or yaml")
 	}
 	return c.out.raw(b)
+}
+
+func configReload(c *call) error {
+	cl, err := c.client()
+	if err != nil {
+		return err
+	}
+	b, err := cl.send(c.ctx(), adminPath+"/config/reload", nil)
+	if err != nil {
+		return err
+	}
+	var r api.Reloaded
+	if err := decode(b, &r); err != nil {
+		return fmt.Errorf("the server's answer does not tell what was reloaded: %w", err)
+	}
+	if err := c.out.object(b, columns("NODE=node CHANGED=changed RESTART=restart")); err != nil {
+		return err
+	}
+	if len(r.Changed)+len(r.Restart) == 0 {
+		c.note("nothing has changed")
+	}
+	if len(r.Restart) > 0 {
+		c.note("%s: in force when node %s is started again", strings.Join(r.Restart, ", "), r.Node)
+	}
+	return nil
 }

@@ -176,6 +176,17 @@ const fakeSubscription = `{"id":"a1","status":"active","paused":false,"criteria"
 
 const fakeConsumer = `{"reference":"messages/lab","stream":"MESSAGES","name":"lab","filter":"fhir.message.lab","from":"all","created":"2026-01-02T03:04:05Z","pending":2,"ackPending":1,"waiting":0,"subjects":["$JS.API.CONSUMER.INFO.MESSAGES.lab","$JS.API.CONSUMER.MSG.NEXT.MESSAGES.lab","$JS.ACK.MESSAGES.lab.>"]}`
 
+const fakeCluster = `{"cluster":"c","node":"n1","fhir":"R4","ready":true,"leader":"n1","quorum":true,"subscriptions":{"active":1},"pending":2,"dead":0,
+	"logs":[{"name":"EVENTS","last":9}],"partitions":[{"name":"p7-0","mark":9,"lag":0}],
+	"nodes":[{"name":"n1","leased":true,"draining":false,"version":"1.2.3","http":"10.0.0.1:8080","clockSkewSeconds":0,"ready":true,"partitions":["p7-0"],"lanes":["3-0"],"lag":{"events":3}},
+		{"name":"n2","leased":true,"draining":true,"ready":true,"clockSkewSeconds":31.5,"partitions":[],"lanes":[],"lag":{"events":0}}],
+	"streams":[{"name":"EVENTS","leader":"n1","messages":9,"bytes":900,"first":1,"last":9,"replicas":[{"node":"n1","current":true}]}],
+	"lanes":[],"problems":[{"node":"n2","text":"its clock is 32s off that of n1","command":"timedatectl set-ntp true"}],"warnings":["x"]}`
+
+const fakeVerification = `{"equal":true,"at":{"events":9,"matches":1,"outcomes":1,"dead":0},"nodes":[
+	{"name":"n1","at":{"events":9,"matches":1,"outcomes":1,"dead":0},"hash":"aa","differs":[],"tookMs":1.5},
+	{"name":"n2","at":{"events":9,"matches":1,"outcomes":1,"dead":0},"hash":"aa","differs":[],"tookMs":1.5}]}`
+
 func (f *fakeServer) admin(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body)
 	path := strings.TrimPrefix(r.URL.Path, adminPath)
@@ -197,6 +208,10 @@ func (f *fakeServer) admin(w http.ResponseWriter, r *http.Request) {
 		"POST /tokens":                  `{"id":"t1","name":"lab","roles":["reader"],"created":"2026-01-02T03:04:05Z","secret":"carillon_t1_s3cret"}`,
 		"GET /consumers":                "[" + fakeConsumer + "]",
 		"POST /consumers":               fakeConsumer,
+		"GET /cluster":                  fakeCluster,
+		"POST /cluster/drain":           `{"name":"n2","draining":true,"partitions":[],"lanes":[]}`,
+		"POST /cluster/verify":          fakeVerification,
+		"POST /config/reload":           `{"node":"n1","changed":["observability.log.level"],"restart":["node.http"]}`,
 		"GET /status":                   `{"cluster":"c","node":"n1","ready":true,"logs":[{"name":"EVENTS","last":9}],"subscriptions":{"active":1}}`,
 		"GET /config":                   `{"node":{"http":"127.0.0.1:8080"}}`,
 		"POST /explain":                 `{"subscription":"a1","matches":true,"conditions":[{"text":"code=x","met":true,"found":["x"]}]}`,

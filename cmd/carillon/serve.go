@@ -11,6 +11,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/carillon-fhir/carillon/node/api"
 	"github.com/carillon-fhir/carillon/node/config"
 )
 
@@ -24,6 +25,9 @@ type member interface {
 	Addr() string     // host:port of the HTTP listener
 	NATSAddr() string // host:port of the listener for NATS clients
 	Name() string     // of the node
+	// Reloads says how the configuration is read again, and Reload does so.
+	Reloads(load func() (config.Config, error), level *slog.LevelVar)
+	Reload(ctx context.Context) (api.Reloaded, error)
 }
 
 // errKilled ends the process while the node still drains.
@@ -39,7 +43,8 @@ line on stdout when it serves:
    ready http=URL nats=URL node=NAME cluster=NAME
 
 Logs go to stderr. The first SIGTERM or SIGINT drains the node, the second one ends it at
-once; nothing that was acknowledged is lost either way.`,
+once; nothing that was acknowledged is lost either way. SIGHUP reads the configuration again, as
+carillon config reload does.`,
 			"carillon serve --dev",
 			"carillon serve --config cluster.yaml --node n1 --data /var/lib/carillon"),
 		Flags: []cli.Flag{
@@ -61,7 +66,7 @@ func serve(c *call) error {
 	if err != nil {
 		return err
 	}
-	log, err := newLogger(c.App.ErrWriter, cfg.Observability.Log.Level, cfg.Observability.Log.Format, c.Bool("no-color"))
+	log, level, err := newLogger(c.App.ErrWriter, cfg.Observability.Log.Level, cfg.Observability.Log.Format, c.Bool("no-color"))
 	if err != nil {
 		return err
 	}
@@ -71,6 +76,7 @@ func serve(c *call) error {
 	if err != nil {
 		return err
 	}
+	n.Reloads(func() (config.Config, error) { return serveConfig(c) }, level)
 	if cfg.Run.Dev {
 		log.Warn("development mode: endpoints on this machine and without TLS are allowed", "http", cfg.Node.HTTP)
 	}
@@ -130,6 +136,26 @@ func loaded(cfg config.Config, err error) (config.Config, error) {
 	return cfg, err
 }
 
+// reloading has the node read its configuration again at each SIGHUP, until ctx ends or the node
+// does, with its error.
+func reloading(ctx context.Context, n member, done <-chan error, log *slog.Logger) (ended bool, err error) {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	for {
+		select {
+		case err := <-done:
+			return true, err
+		case <-ctx.Done():
+			return false, nil
+		case <-hangup:
+			if _, err := n.Reload(ctx); err != nil && ctx.Err() == nil {
+				log.Error("configuration was not read again", "err", err)
+			}
+		}
+	}
+}
+
 // runNode runs a node until ctx ends and prints the ready line once it serves. While it drains
 // a second signal ends the process.
 func runNode(ctx context.Context, c *call, n member, cfg config.Config, log *slog.Logger) error {
@@ -146,10 +172,8 @@ func runNode(ctx context.Context, c *call, n member, cfg config.Config, log *slo
 	}
 	fmt.Fprintf(c.App.Writer, "ready http=%s://%s nats=nats://%s node=%s cluster=%s\n",
 		scheme, n.Addr(), n.NATSAddr(), n.Name(), cfg.Cluster.Name)
-	select {
-	case err := <-done:
+	if ended, err := reloading(ctx, n, done, log); ended {
 		return err
-	case <-ctx.Done():
 	}
 	second := make(chan os.Signal, 1)
 	signal.Notify(second, syscall.SIGTERM, syscall.SIGINT)

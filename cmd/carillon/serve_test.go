@@ -15,6 +15,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/carillon-fhir/carillon/node/api"
 	"github.com/carillon-fhir/carillon/node/config"
 )
 
@@ -24,10 +25,11 @@ type fakeNode struct {
 	draining chan struct{} // closed when it was told to stop
 	drained  chan struct{} // it stops once this is closed
 	err      error         // it fails at once with this
+	reloads  chan struct{} // gets something at each Reload
 }
 
 func newFakeNode() *fakeNode {
-	return &fakeNode{ready: make(chan struct{}), draining: make(chan struct{}), drained: make(chan struct{})}
+	return &fakeNode{ready: make(chan struct{}), draining: make(chan struct{}), drained: make(chan struct{}), reloads: make(chan struct{}, 8)}
 }
 
 func (f *fakeNode) Run(ctx context.Context) error {
@@ -45,6 +47,13 @@ func (f *fakeNode) Ready() <-chan struct{} { return f.ready }
 func (f *fakeNode) Addr() string           { return "127.0.0.1:1" }
 func (f *fakeNode) NATSAddr() string       { return "127.0.0.1:2" }
 func (f *fakeNode) Name() string           { return "n1" }
+
+func (f *fakeNode) Reloads(func() (config.Config, error), *slog.LevelVar) {}
+
+func (f *fakeNode) Reload(context.Context) (api.Reloaded, error) {
+	f.reloads <- struct{}{}
+	return api.Reloaded{}, errors.New("a key is wrong")
+}
 
 // serveFake runs a fake node; the channel gives what runNode returned, and stdout is complete then.
 func serveFake(ctx context.Context, f *fakeNode) (<-chan error, *bytes.Buffer) {
@@ -69,6 +78,43 @@ func TestServeSaysReadyAndDrains(t *testing.T) {
 	}
 	if got := out.String(); got != "ready http=http://127.0.0.1:1 nats=nats://127.0.0.1:2 node=n1 cluster=carillon\n" {
 		t.Errorf("printed %q", got)
+	}
+}
+
+// SIGHUP reads the configuration again, and one that is wrong does not end the node.
+func TestServeReloadsAtSIGHUP(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	f := newFakeNode()
+	close(f.drained)
+	// Before the node listens for it the signal would end this process.
+	mine := make(chan os.Signal, 1)
+	signal.Notify(mine, syscall.SIGHUP)
+	defer signal.Stop(mine)
+	done, _ := serveFake(ctx, f)
+	again := time.NewTicker(5 * time.Millisecond)
+	defer again.Stop()
+	for reloads := 0; reloads < 2; {
+		if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-f.reloads:
+			reloads++
+		case err := <-done:
+			t.Fatal(err)
+		case <-again.C:
+		}
+	}
+	stop()
+	for open := true; open; {
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Error(err)
+			}
+			open = false
+		case <-f.reloads:
+		}
 	}
 }
 

@@ -65,7 +65,7 @@ const (
 
 // Channel makes rest-hook requests. It is safe for concurrent use.
 type Channel struct {
-	egress    *guard
+	egress    *liveGuard
 	transport *http.Transport
 	userAgent string
 }
@@ -78,8 +78,9 @@ func New(o Options) (*Channel, error) {
 	if err != nil {
 		return nil, err
 	}
+	live := newLiveGuard(g)
 	d := &dialer{
-		guard:    g,
+		guard:    live,
 		resolver: o.Resolver,
 		dns:      orDefault(o.DNS),
 		connect:  orDefault(o.Connect),
@@ -97,7 +98,7 @@ func New(o Options) (*Channel, error) {
 		version = "dev"
 	}
 	return &Channel{
-		egress:    g,
+		egress:    live,
 		userAgent: "carillon/" + version,
 		transport: &http.Transport{
 			Proxy:                  nil, // never from the environment

@@ -25,7 +25,7 @@ func (c *Channel) endpoint(t deliver.Target) (*url.URL, error) {
 	if err != nil || u.Host == "" {
 		return nil, errors.New("the endpoint is not an absolute URL")
 	}
-	if err := c.egress.scheme(u); err != nil {
+	if err := c.egress.Load().scheme(u); err != nil {
 		return nil, err
 	}
 	u.Host = strings.TrimSuffix(u.Host, ":") // an empty port is the scheme's own

@@ -312,19 +312,15 @@ func (s *server) adminStatus(c *call) error {
 		return err
 	}
 	st, err := s.admin.Status(c.r.Context())
-	if st.Warnings == nil {
-		st.Warnings = []string{}
-	}
-	if st.Logs == nil {
-		st.Logs = []LogStatus{}
-	}
-	if st.Partitions == nil {
-		st.Partitions = []PartitionState{}
-	}
+	return one(c, st.complete(), err)
+}
+
+func (st Status) complete() Status {
+	st.Warnings, st.Logs, st.Partitions = full(st.Warnings), full(st.Logs), full(st.Partitions)
 	if st.Subscriptions == nil {
 		st.Subscriptions = map[string]int{}
 	}
-	return one(c, st, err)
+	return st
 }
 
 func (s *server) adminConfig(c *call) error {

@@ -187,6 +187,7 @@ type Admin interface {
 	RevokeToken(ctx context.Context, idOrName string, by string) error
 
 	Consumers
+	ClusterAdmin
 
 	Status(ctx context.Context) (Status, error)
 	// Config is the effective configuration with secrets masked, as JSON.

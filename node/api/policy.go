@@ -41,7 +41,7 @@ const (
 	subscribe right = "subscribe" // Subscriptions of one's own; an administrator's are all
 	define    right = "define"    // topics and search parameters: they change what others match
 	operate   right = "operate"   // see and steer deliveries
-	manage    right = "manage"    // tokens, consumers, purge, resend
+	manage    right = "manage"    // tokens, consumers, purge, resend, drain, reload
 )
 
 // grants says which roles give a right.
@@ -100,6 +100,10 @@ var policy = map[string]right{
 	"DELETE /admin/api/v1/consumers/{stream}/{name}": manage,
 	"GET /admin/api/v1/status":                       operate,
 	"GET /admin/api/v1/config":                       operate,
+	"POST /admin/api/v1/config/reload":               manage,
+	"GET /admin/api/v1/cluster":                      operate,
+	"POST /admin/api/v1/cluster/drain":               manage,
+	"POST /admin/api/v1/cluster/verify":              operate,
 	"POST /admin/api/v1/explain":                     read,
 	"POST /admin/api/v1/resend":                      manage,
 }

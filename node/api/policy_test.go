@@ -82,6 +82,10 @@ func TestPolicyRouteByRole(t *testing.T) {
 		{"DELETE", "/admin/api/v1/consumers/messages/lab", "", []Role{Administer}},
 		{"GET", "/admin/api/v1/status", "", []Role{Operator, Administer}},
 		{"GET", "/admin/api/v1/config", "", []Role{Operator, Administer}},
+		{"POST", "/admin/api/v1/config/reload", "", []Role{Administer}},
+		{"GET", "/admin/api/v1/cluster", "", []Role{Operator, Administer}},
+		{"POST", "/admin/api/v1/cluster/drain", `{"node":"n1"}`, []Role{Administer}},
+		{"POST", "/admin/api/v1/cluster/verify", "", []Role{Operator, Administer}},
 		{"POST", "/admin/api/v1/explain", `{"subscription":"s","resource":"Patient/p1"}`, all},
 		{"POST", "/admin/api/v1/resend", `{"resource":"Patient/p1"}`, []Role{Administer}},
 	} {

@@ -53,6 +53,10 @@ func (s *server) routes() []route {
 		{"DELETE /admin/api/v1/consumers/{stream}/{name}", faceJSON, (*server).adminDeleteConsumer},
 		{"GET /admin/api/v1/status", faceJSON, (*server).adminStatus},
 		{"GET /admin/api/v1/config", faceJSON, (*server).adminConfig},
+		{"POST /admin/api/v1/config/reload", faceJSON, (*server).adminReload},
+		{"GET /admin/api/v1/cluster", faceJSON, (*server).adminCluster},
+		{"POST /admin/api/v1/cluster/drain", faceJSON, (*server).adminDrain},
+		{"POST /admin/api/v1/cluster/verify", faceJSON, (*server).adminVerify},
 		{"POST /admin/api/v1/explain", faceJSON, (*server).adminExplain},
 		{"POST /admin/api/v1/resend", faceJSON, (*server).adminResend},
 	}

@@ -100,12 +100,12 @@ func everyKeyOfALoginIsIn(t *testing.T, users []NATSUser) {
 			shown[v.Type().Field(i).Tag.Get("yaml")] = shown[v.Type().Field(i).Tag.Get("yaml")] || !v.Field(i).IsZero()
 		}
 	}
-	for _, name := range []string{"name", "password", "nkey", "publish", "subscribe", "consumers"} {
+	for _, name := range []string{"name", "password", "nkey", "publish", "subscribe", "consumers", "operator"} {
 		if !shown[name] {
 			t.Errorf("cluster.yaml shows no login with %s", name)
 		}
 	}
-	if len(shown) != 6 {
+	if len(shown) != 7 {
 		t.Errorf("a login has keys that this test does not know: %v", shown)
 	}
 }
