@@ -31,6 +31,10 @@ type Events interface {
 // passing.
 var ErrGone = errors.New("the body of this version is gone")
 
+// ErrOvertaken says that another owner of the partition writes its chain, as happens for a moment
+// when a partition moves. It is no trouble: whoever comes second reads the newest block.
+var ErrOvertaken = errors.New("another owner of the partition was first")
+
 // Bodies gives the state of a resource before an event.
 type Bodies interface {
 	// Body returns the resource as it was written at a place of EVENTS. An error that wraps
@@ -47,7 +51,7 @@ type Blocks interface {
 	// Publish appends a block if the partition's newest one is at expect (0: if there is
 	// none), and returns its place once it is durable. It gives up waiting after a time of
 	// its own. After an error nothing is known: the block may be in the log, may come to it
-	// later, or never.
+	// later, or never. One that wraps ErrOvertaken tells of another block on its way or there.
 	Publish(ctx context.Context, partition string, b record.Block, expect record.Sequence) (record.Sequence, error)
 }
 
@@ -125,7 +129,9 @@ func (r *Runner) Run(ctx context.Context) error {
 		if published {
 			wait, said = firstWait, ""
 		}
-		if text := err.Error(); text != said {
+		if errors.Is(err, ErrOvertaken) {
+			r.Log.Debug("matching goes on from the newest block", "partition", r.Partition, "err", err)
+		} else if text := err.Error(); text != said {
 			r.Log.Warn("matching interrupted, will read the newest block and go on", "partition", r.Partition, "err", err)
 			said = text
 		}

@@ -121,7 +121,11 @@ func (b blocks) Newest(ctx context.Context, partition string) (block record.Bloc
 }
 
 func (b blocks) Publish(ctx context.Context, partition string, block record.Block, expect record.Sequence) (record.Sequence, error) {
-	return b.server.Append(ctx, stream.Matches, stream.MatchSubject(partition), record.Encode(block), expect)
+	at, err := b.server.Append(ctx, stream.Matches, stream.MatchSubject(partition), record.Encode(block), expect)
+	if errors.Is(err, stream.ErrConflict) || errors.Is(err, stream.ErrBusy) {
+		err = fmt.Errorf("%w: %w", match.ErrOvertaken, err)
+	}
+	return at, err
 }
 
 // deadIngest keeps events that cannot be evaluated (match.DeadIngest). The letter holds the

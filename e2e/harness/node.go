@@ -138,10 +138,10 @@ func (n *Node) TryStart() error {
 		}
 		for _, f := range strings.Fields(line)[1:] {
 			k, v, _ := strings.Cut(f, "=")
-			switch k {
-			case "http":
+			switch { // a later start has the addresses of the first, and writers may be reading them
+			case k == "http" && n.URL == "":
 				n.URL = v
-			case "nats":
+			case k == "nats" && n.NATS == "":
 				n.NATS = v
 			}
 		}
