@@ -1,6 +1,7 @@
 package resthook
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -65,9 +66,19 @@ const (
 
 // Channel makes rest-hook requests. It is safe for concurrent use.
 type Channel struct {
-	egress    *liveGuard
-	transport *http.Transport
+	way       atomic.Pointer[way]
+	dial      dialer // but for its guard
+	tls       *tls.Config
+	handshake time.Duration
 	userAgent string
+}
+
+// way is the egress rules with the connections that were made by them. Other rules get other
+// connections: one that is busy at that moment would go back into the pool and be used again,
+// wherever it leads.
+type way struct {
+	guard     *guard
+	transport *http.Transport
 }
 
 var _ deliver.Channel = (*Channel)(nil)
@@ -78,42 +89,39 @@ func New(o Options) (*Channel, error) {
 	if err != nil {
 		return nil, err
 	}
-	live := newLiveGuard(g)
-	d := &dialer{
-		guard:    live,
-		resolver: o.Resolver,
-		dns:      orDefault(o.DNS),
-		connect:  orDefault(o.Connect),
+	c := &Channel{
+		dial:      dialer{resolver: o.Resolver, dns: orDefault(o.DNS), connect: orDefault(o.Connect)},
+		tls:       o.TLSConfig.Clone(),
+		handshake: orDefault(o.TLS),
+		userAgent: "carillon/" + cmp.Or(o.Version, "dev"),
 	}
-	if d.resolver == nil {
-		d.resolver = net.DefaultResolver
+	if c.dial.resolver == nil {
+		c.dial.resolver = net.DefaultResolver
 	}
-	config := o.TLSConfig.Clone()
-	if config == nil {
-		config = &tls.Config{}
+	if c.tls == nil {
+		c.tls = &tls.Config{}
 	}
-	config.MinVersion = max(config.MinVersion, tls.VersionTLS12)
-	version := o.Version
-	if version == "" {
-		version = "dev"
-	}
-	return &Channel{
-		egress:    live,
-		userAgent: "carillon/" + version,
-		transport: &http.Transport{
-			Proxy:                  nil, // never from the environment
-			DialContext:            d.DialContext,
-			TLSClientConfig:        config,
-			TLSHandshakeTimeout:    orDefault(o.TLS),
-			DisableCompression:     true, // a small answer must not unfold into a big one
-			ForceAttemptHTTP2:      true,
-			MaxConnsPerHost:        connsPerHost,
-			MaxIdleConns:           idleConns,
-			MaxIdleConnsPerHost:    idleConnsPerHost,
-			IdleConnTimeout:        idleTimeout,
-			MaxResponseHeaderBytes: maxAnswerHeader,
-		},
-	}, nil
+	c.tls.MinVersion = max(c.tls.MinVersion, tls.VersionTLS12)
+	c.way.Store(c.newWay(g))
+	return c, nil
+}
+
+func (c *Channel) newWay(g *guard) *way {
+	d := c.dial
+	d.guard = g
+	return &way{g, &http.Transport{
+		Proxy:                  nil, // never from the environment
+		DialContext:            d.DialContext,
+		TLSClientConfig:        c.tls.Clone(),
+		TLSHandshakeTimeout:    c.handshake,
+		DisableCompression:     true, // a small answer must not unfold into a big one
+		ForceAttemptHTTP2:      true,
+		MaxConnsPerHost:        connsPerHost,
+		MaxIdleConns:           idleConns,
+		MaxIdleConnsPerHost:    idleConnsPerHost,
+		IdleConnTimeout:        idleTimeout,
+		MaxResponseHeaderBytes: maxAnswerHeader,
+	}}
 }
 
 func orDefault(d time.Duration) time.Duration {
@@ -124,12 +132,13 @@ func orDefault(d time.Duration) time.Duration {
 }
 
 // Close closes the idle connections. Attempts in progress go on.
-func (c *Channel) Close() { c.transport.CloseIdleConnections() }
+func (c *Channel) Close() { c.way.Load().transport.CloseIdleConnections() }
 
 // Send makes one request and judges its answer.
 func (c *Channel) Send(ctx context.Context, n deliver.Notification, t deliver.Target) (deliver.Receipt, *deliver.Error) {
 	began := time.Now()
-	u, err := c.endpoint(t)
+	now := c.way.Load()
+	u, err := endpoint(now.guard, t)
 	if err != nil {
 		return deliver.Receipt{}, unsendable(err)
 	}
@@ -142,7 +151,7 @@ func (c *Channel) Send(ctx context.Context, n deliver.Notification, t deliver.Ta
 		return deliver.Receipt{}, unsendable(err)
 	}
 	// The transport itself, not a Client: it follows nothing and keeps no cookies.
-	resp, err := c.transport.RoundTrip(req)
+	resp, err := now.transport.RoundTrip(req)
 	if err != nil {
 		return deliver.Receipt{}, classify(ctx, err, handshake != nil && handshake.Load())
 	}

@@ -134,7 +134,7 @@ func (c *Channel) CheckURL(raw string) *fhir.Error {
 	case u.Fragment != "" || strings.Contains(raw, "#"):
 		return refuse(fhir.IssueValue, "the endpoint has a fragment (#…), which is never sent; leave it out")
 	}
-	if err := c.egress.Load().scheme(u); err != nil {
+	if err := c.way.Load().guard.scheme(u); err != nil {
 		return refuse(fhir.IssueValue, "%s", err.Error())
 	}
 	if port := u.Port(); port != "" || strings.HasSuffix(u.Host, ":") {
@@ -142,7 +142,7 @@ func (c *Channel) CheckURL(raw string) *fhir.Error {
 			return refuse(fhir.IssueValue, "the endpoint's port must be a number from 1 to 65535")
 		}
 	}
-	if err := c.egress.Load().checkHost(u.Hostname()); err != nil {
+	if err := c.way.Load().guard.checkHost(u.Hostname()); err != nil {
 		if errors.Is(err, errBlocked) {
 			return refuse(fhir.IssueValue, "%s", err.Error())
 		}
@@ -235,7 +235,7 @@ func loosePart(p string) (uint64, error) {
 
 // dialer resolves a name, checks what it stands for, and connects.
 type dialer struct {
-	guard        *liveGuard
+	guard        *guard
 	resolver     Resolver
 	dns, connect time.Duration
 }
@@ -258,7 +258,7 @@ func (d *dialer) DialContext(ctx context.Context, network, address string) (net.
 	var firstErr, blocked error
 	tried := 0
 	for i, a := range addrs {
-		if err := d.guard.Load().check(a); err != nil {
+		if err := d.guard.check(a); err != nil {
 			blocked = err
 			continue
 		}
@@ -288,7 +288,7 @@ func (d *dialer) dialOne(ctx context.Context, network, host, port string, left i
 		ctx, cancel = context.WithTimeout(ctx, part)
 		defer cancel()
 	}
-	nd := net.Dialer{Control: d.guard.Load().control, FallbackDelay: -1}
+	nd := net.Dialer{Control: d.guard.control, FallbackDelay: -1}
 	return nd.DialContext(ctx, network, net.JoinHostPort(host, port))
 }
 

@@ -20,12 +20,12 @@ import (
 const fhirJSON = "application/fhir+json"
 
 // endpoint reads a target's endpoint. Its errors do not hold the path.
-func (c *Channel) endpoint(t deliver.Target) (*url.URL, error) {
+func endpoint(g *guard, t deliver.Target) (*url.URL, error) {
 	u, err := url.Parse(t.Endpoint)
 	if err != nil || u.Host == "" {
 		return nil, errors.New("the endpoint is not an absolute URL")
 	}
-	if err := c.egress.Load().scheme(u); err != nil {
+	if err := g.scheme(u); err != nil {
 		return nil, err
 	}
 	u.Host = strings.TrimSuffix(u.Host, ":") // an empty port is the scheme's own
