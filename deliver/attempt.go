@@ -160,6 +160,9 @@ func (a *attempt) giveUp(ctx context.Context, n Notification, o record.Outcome) 
 		if mutant("lost-dead-letter") {
 			return nil
 		}
+		if !l.cfg.Allowed() { // another owner may be sending it, and may have it accepted
+			return errors.New("this node's lease has run out")
+		}
 		return l.cfg.DeadLetters.Publish(ctx, letter)
 	}); err != nil {
 		a.giveBack(0, false)

@@ -305,6 +305,16 @@ func (l *Lane) offer(b *backlog, p Pending) {
 	}
 }
 
+// Lost tells a running lane that another owner has taken it: Run ends with ErrLost.
+func (l *Lane) Lost(by string) {
+	l.mu.Lock()
+	running := l.running
+	l.mu.Unlock()
+	if running {
+		l.fail(fmt.Errorf("%w: %s", ErrLost, by))
+	}
+}
+
 // Changed tells the lane that a Subscription was written, switched, or has reached its end:
 // its Target is asked for again. The lane withdraws, holds or goes on accordingly.
 func (l *Lane) Changed(id fhir.ID) {

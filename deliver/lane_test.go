@@ -843,6 +843,20 @@ func TestALaneThatWasLostStopsAndReleasesNothing(t *testing.T) {
 	})
 }
 
+// Another owner's word in the log ends a lane at once: its own next outcome may be long in coming.
+func TestALaneThatIsToldOfAnotherOwnerEnds(t *testing.T) {
+	play(t, nil, func(s *scene) {
+		s.start("n1")
+		s.lane.Lost("n2/abc")
+		if err := <-s.done; !errors.Is(err, deliver.ErrLost) {
+			t.Errorf("Run gave %v, want ErrLost", err)
+		}
+		s.lane.Lost("n2/abc") // one that does not run has nothing to lose
+		s.cancel()
+		s.cancel = nil
+	})
+}
+
 func TestAStopWaitsForWhatIsInFlightAndRecordsIt(t *testing.T) {
 	play(t, nil, func(s *scene) {
 		s.answer(func(deliver.Notification, deliver.Target) (time.Duration, *deliver.Error) {

@@ -101,13 +101,14 @@ func digest(values map[string]string) map[string]string {
 	return short
 }
 
-// ownerNames are the members that partitions and lanes may fall to: those that are not drained.
-// If all are, somebody has to do the work, and all count.
+// ownerNames are the members that partitions and lanes may fall to: those that are not drained,
+// nor stopping, nor unable to write what they find out. If all are, somebody has to do the work,
+// and all count.
 func (n *Node) ownerNames() []string {
 	var staying, all []string
 	for _, m := range n.members.View() {
 		all = append(all, m.Name)
-		if !aboutOf(m).Draining {
+		if a := aboutOf(m); !a.Draining && !a.Unfit {
 			staying = append(staying, m.Name)
 		}
 	}

@@ -110,3 +110,26 @@ func settled(ctx context.Context, log controlLog, name string, proposal []byte) 
 		}
 	}
 }
+
+// level is how this release understands the logs: what matches what, and which number it gets. All
+// nodes of a cluster go by the record of the log, whatever they could do.
+const level = 1
+
+// checkLevel refuses a cluster whose logs are to be understood as only a newer release can.
+func checkLevel(ctx context.Context, log controlLog) error {
+	type settings struct {
+		Level int `json:"level"`
+	}
+	m, err := settled(ctx, log, "level", record.Encode(settings{level}))
+	if err != nil {
+		return err
+	}
+	var r settings
+	if err := json.Unmarshal(m.Data, &r); err != nil {
+		return fmt.Errorf("level record at %d: %w", m.Sequence, err)
+	}
+	if r.Level > level {
+		return fmt.Errorf("the cluster is at level %d and this release knows levels up to %d: run the newer release", r.Level, level)
+	}
+	return nil
+}

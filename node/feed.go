@@ -34,6 +34,7 @@ type feed struct {
 	changed func(*subscription)                             // a Subscription was written; called in the order of the log
 	closed  func() bool                                     // plain subscribers hear of no changes: the API asks for a login
 	pauses  *pauses                                         // hold the logs where the projections of all nodes are compared
+	owner   string                                          // this process, as it signs outcomes
 	notices func(record.Change) bool                        // this node is the one that tells plain subscribers of a change
 	marked  func(partition string, through record.Sequence) // a partition is matched so far
 	live    atomic.Bool                                     // the logs were folded to their ends; before that all is old news
@@ -62,7 +63,7 @@ func (f *feed) run(ctx context.Context) error {
 		{stream.Dead, at.Dead, f.foldDead},
 	} {
 		readers.Go(func() {
-			err := f.server.Follow(ctx, r.stream, r.from+1, nil, func(ms []stream.Message) error {
+			err := f.follow(ctx, r.stream, r.from+1, func(ms []stream.Message) error {
 				if err := allReadable(ms); err != nil {
 					return err
 				}
@@ -78,6 +79,22 @@ func (f *feed) run(ctx context.Context) error {
 		return err
 	}
 	return nil
+}
+
+// follow reads one log. Dead letters that were purged while this node was cut off are passed over,
+// as at the start: no other log loses its beginning.
+func (f *feed) follow(ctx context.Context, log string, from record.Sequence, fn func([]stream.Message) error) error {
+	for {
+		err := f.server.Follow(ctx, log, from, nil, fn)
+		if log != stream.Dead || !errors.Is(err, stream.ErrGap) {
+			return err
+		}
+		before := f.store.Position().Dead
+		if serr := f.skipPurged(ctx); serr != nil || f.store.Position().Dead == before {
+			return errors.Join(err, serr)
+		}
+		from = f.store.Position().Dead + 1
+	}
 }
 
 // skipPurged moves past dead letters that were purged from the beginning of their log: there is
@@ -229,6 +246,9 @@ func (f *feed) foldOutcomes(ctx context.Context, ms []stream.Message) error {
 			f.setAside("OUTCOMES", m, err)
 		} else {
 			b = &block
+			if lane := f.lanes[b.Lane]; lane != nil && b.Own && b.Owner != f.owner {
+				lane.Lost(b.Owner) // it would learn it with its next outcome only
+			}
 			if err := f.store.WaitApplied(ctx, store.Vector{Matches: block.After}); err != nil {
 				return err
 			}

@@ -25,11 +25,13 @@ import (
 // and nothing else writes events. What it answers is durable, and is what the fold of the log
 // made of the change.
 type gate struct {
-	log      *slog.Logger
-	store    *store.Store
-	events   *stream.Publisher // of EVENTS
-	newest   func(ctx context.Context, subject string) (stream.Message, error)
-	end      func(context.Context) (record.Sequence, error) // of what was acknowledged, by whichever node
+	log    *slog.Logger
+	store  *store.Store
+	events *stream.Publisher // of EVENTS
+	newest func(ctx context.Context, subject string) (stream.Message, error)
+	// fence returns when everything that any node has acknowledged before is folded here, and a
+	// majority of the nodes has witnessed it; nil on a single node, which acknowledges alone.
+	fence    func(context.Context) error
 	ring     *ring
 	versions *versions
 	subs     *registry
@@ -163,7 +165,7 @@ func (g *gate) plan(ctx context.Context, w api.Write) (plan, error) {
 		}
 		p.messages, p.event = append(p.messages, unique), 1
 	}
-	res, known, err := g.current(ctx, w)
+	res, known, err := g.resource(ctx, w)
 	if err != nil {
 		return plan{}, err
 	}
@@ -201,10 +203,18 @@ func (g *gate) plan(ctx context.Context, w api.Write) (plan, error) {
 	return p, nil
 }
 
-// current is the resource as the projection has it, once that fulfils the client's If-Match. A
+// upToDate returns when everything that was acknowledged is folded, by whichever node it was.
+func (g *gate) upToDate(ctx context.Context) error {
+	if g.fence != nil {
+		return g.fence(ctx)
+	}
+	return g.ring.wait(ctx, g.events.Durable())
+}
+
+// resource is the resource as the projection has it, once that fulfils the client's If-Match. A
 // version that another node has acknowledged may not be folded here yet: before a client is told
 // of a conflict, everything that the log has of the resource is.
-func (g *gate) current(ctx context.Context, w api.Write) (res store.Resource, known bool, err error) {
+func (g *gate) resource(ctx context.Context, w api.Write) (res store.Resource, known bool, err error) {
 	res, known, err = g.store.Resource(w.Key)
 	if err != nil {
 		return res, known, err
@@ -311,7 +321,16 @@ func (g *gate) changesNothing(ctx context.Context, w api.Write, body []byte, res
 	if err != nil {
 		return false, refusal(err)
 	}
-	return last.Sequence == res.Last, nil
+	if last.Sequence != res.Last || g.fence == nil {
+		return last.Sequence == res.Last, nil
+	}
+	// A leader that is cut off from the others goes on believing that it leads, for some seconds.
+	// What it says is so only if it was so when a majority took a record.
+	if err := g.fence(ctx); err != nil {
+		return false, refusal(err)
+	}
+	now, _, err := g.store.Resource(w.Key)
+	return now.Last == res.Last, err
 }
 
 // standing is the answer to a change that changes nothing.
@@ -357,12 +376,8 @@ func (g *gate) unique(ctx context.Context, w api.Write) (plan, stream.Msg, error
 		return plan{}, stream.Msg{}, err
 	}
 	// What a producer was told, here or by another node, is in the log and may not be folded yet.
-	last, err := g.end(ctx)
-	if err != nil {
+	if err := g.upToDate(ctx); err != nil {
 		return plan{}, stream.Msg{}, refusal(err)
-	}
-	if err := g.ring.wait(ctx, last); err != nil {
-		return plan{}, stream.Msg{}, err
 	}
 	found, err := g.search.find(ctx, w.Key.Type, query)
 	if err != nil {
@@ -420,12 +435,11 @@ func messageID(w api.Write, n int) string {
 // is not so: a correlation id that came with several writes is then no id of this one (again),
 // and a key that its client gave for one write is refused.
 func (g *gate) repeated(ctx context.Context, w api.Write, p plan, seq record.Sequence) (again bool, out api.Written, err error) {
-	end, err := g.end(ctx)
-	if err != nil {
-		return false, out, refusal(err)
-	}
-	if err := g.ring.wait(ctx, max(seq, end)); err != nil {
+	if err := g.ring.wait(ctx, seq); err != nil {
 		return false, out, err
+	}
+	if err := g.upToDate(ctx); err != nil {
+		return false, out, refusal(err)
 	}
 	res, known, err := g.store.Resource(w.Key)
 	if err != nil {

@@ -30,6 +30,13 @@ func (h *logHealth) set(damage, outage error, now time.Time) {
 	h.damage, h.outage = damage, outage
 }
 
+// damaged reports that this node's engine must be started again before it can write.
+func (h *logHealth) damaged() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.damage != nil
+}
+
 // now is why nothing can be written at this moment; nil if it can.
 func (h *logHealth) now() error {
 	h.mu.Lock()

@@ -153,15 +153,13 @@ func loginOwner(login string) string { return "nats/" + login }
 
 // admit finds out in whose name a request is served. The rights of a login are the subjects that
 // it may publish on; a Subscription that it may write is its own to change, as with a token.
-func (n *natsGate) admit(m *nats.Msg, login string, key fhir.Key) (owner string, err error) {
+func (n *natsGate) admit(m *nats.Msg, login string, key fhir.Key, s *subscription) (owner string, err error) {
 	if login == "" {
-		return n.token(m, key)
+		return n.token(m, key, s)
 	}
 	owner = loginOwner(login)
-	if key.Type == "Subscription" {
-		if s := n.gate.subs.get(key.ID); s != nil && !s.deleted && s.owner != owner {
-			return "", fhir.Refuse(fhir.IssueForbidden, "", key.String()+" belongs to somebody else")
-		}
+	if s != nil && !s.deleted && s.owner != owner {
+		return "", fhir.Refuse(fhir.IssueForbidden, "", key.String()+" belongs to somebody else")
 	}
 	return owner, nil
 }
@@ -169,7 +167,7 @@ func (n *natsGate) admit(m *nats.Msg, login string, key fhir.Key) (owner string,
 // token finds who sends a request where the listener has no logins, once the API asks for one: a
 // token in the header Authorization, as over HTTP, with a role that may write what the request
 // writes.
-func (n *natsGate) token(m *nats.Msg, key fhir.Key) (owner string, err error) {
+func (n *natsGate) token(m *nats.Msg, key fhir.Key, s *subscription) (owner string, err error) {
 	if !n.tokens.any() {
 		return "", nil
 	}
@@ -192,10 +190,8 @@ func (n *natsGate) token(m *nats.Msg, key fhir.Key) (owner string, err error) {
 	if !slices.ContainsFunc(held, func(r api.Role) bool { return slices.Contains(may, r) }) {
 		return "", fhir.Refuse(fhir.IssueForbidden, "", fmt.Sprintf("token %s may not write %s; it takes the role %s", t.Name, key.Type, may[0]))
 	}
-	if key.Type == "Subscription" && !slices.Contains(held, api.Administer) {
-		if s := n.gate.subs.get(key.ID); s != nil && !s.deleted && s.owner != t.ID {
-			return "", fhir.Refuse(fhir.IssueForbidden, "", key.String()+" belongs to another token")
-		}
+	if s != nil && !s.deleted && s.owner != t.ID && !slices.Contains(held, api.Administer) {
+		return "", fhir.Refuse(fhir.IssueForbidden, "", key.String()+" belongs to another token")
 	}
 	return t.ID, nil
 }
@@ -214,7 +210,11 @@ func (n *natsGate) read(m *nats.Msg) (api.Write, error) {
 			return api.Write{}, fhir.Refuse(fhir.IssueNotSupported, "", "header "+h+" is not supported by this version: leave it out")
 		}
 	}
-	owner, err := n.admit(m, login, key)
+	var s *subscription
+	if key.Type == "Subscription" {
+		s = n.gate.subs.get(key.ID)
+	}
+	owner, err := n.admit(m, login, key, s)
 	if err != nil {
 		return api.Write{}, err
 	}
@@ -224,6 +224,13 @@ func (n *natsGate) read(m *nats.Msg) (api.Write, error) {
 		Interaction: fhir.Interaction(m.Header.Get(headerInteraction)),
 		Body:        m.Data,
 		MessageID:   m.Header.Get(nats.MsgIdHdr),
+	}
+	if key.Type == "Subscription" && owner != "" {
+		// Whose it is was judged on what is folded here: the write holds for that version alone.
+		w.IfMatch = new(record.Sequence)
+		if s != nil && !s.deleted {
+			*w.IfMatch = s.version
+		}
 	}
 	if t := m.Header.Get(headerTrace); api.ValidTraceparent(t) {
 		w.Trace = t

@@ -56,7 +56,8 @@ type Node struct {
 	feed      *feed
 	gate      *gate
 	lanes     map[string]*deliver.Lane
-	places    int // of each lane's consumer
+	owner     string // this process, as it signs outcomes
+	places    int    // of each lane's consumer
 	resthook  *resthook.Channel
 	ends      *ends
 
@@ -188,6 +189,11 @@ func (n *Node) Start(ctx context.Context) error {
 // files are closed. Nothing that was acknowledged depends on it.
 func (n *Node) Stop(ctx context.Context) error {
 	n.draining.Store(true)
+	if n.members != nil && n.cfg.Clustered() {
+		// The others take over what is free at once; what is still at an endpoint they wait for.
+		n.leaving.Store(true)
+		n.members.SetData(record.Encode(n.about()))
+	}
 	n.closeHTTP(ctx)
 	if n.parts != nil {
 		n.parts.stop()
@@ -354,6 +360,9 @@ func (n *Node) loadState(ctx context.Context) (err error) {
 		return nil
 	})
 	log := controls{n.server}
+	if err := checkLevel(ctx, log); err != nil {
+		return err
+	}
 	if n.subs.attempts, err = laneAttempts(ctx, log, int(n.cfg.Delivery.Retry.Attempts)); err != nil {
 		return err
 	}
@@ -429,7 +438,7 @@ func (n *Node) startFeed(ctx context.Context) error {
 		newest: func(ctx context.Context, subject string) (stream.Message, error) {
 			return n.server.LastFor(ctx, stream.Events, subject)
 		},
-		end: n.endOfEvents,
+		fence: n.fence(),
 	}
 	if err := n.makeLanes(); err != nil {
 		return err
@@ -437,7 +446,7 @@ func (n *Node) startFeed(ctx context.Context) error {
 	n.feed = &feed{
 		log: n.log, server: n.server, store: n.store, ring: n.ring, versions: n.versions, subs: n.subs,
 		lanes: n.lanes, observe: n.observe, changed: n.subscriptionChanged, closed: n.noticesClosed,
-		marked: n.marks.set, notices: n.notices, pauses: n.pauses,
+		owner: n.owner, marked: n.marks.set, notices: n.notices, pauses: n.pauses,
 		controls: map[string]func(record.Sequence, []byte) error{
 			"tokens": n.tokens.apply,
 			"paused": n.pausedChanged,
@@ -465,19 +474,30 @@ func (n *Node) startFeed(ctx context.Context) error {
 	}
 }
 
-// endOfEvents is the end of what was acknowledged of EVENTS. On one node the publisher knows it; in
-// a cluster others publish too.
-func (n *Node) endOfEvents(ctx context.Context) (record.Sequence, error) {
+// fence is the gate's: a record of its own in EVENTS, written together with whatever else is
+// being written.
+func (n *Node) fence() func(context.Context) error {
 	if !n.cfg.Clustered() {
-		return n.publisher.Durable(), nil
+		return nil
 	}
-	_, last, err := n.server.State(ctx, stream.Events)
-	return last, err
+	return func(ctx context.Context) error {
+		ack, err := n.publisher.Publish(ctx, stream.Msg{Subject: stream.ControlSubject("fence"), Data: []byte("{}")})
+		if err != nil {
+			return err
+		}
+		return n.ring.wait(ctx, ack.Sequence)
+	}
 }
 
 // readEvent reads one event from the log.
 func (n *Node) readEvent(ctx context.Context, seq record.Sequence) (record.Event, error) {
 	m, err := n.server.Get(ctx, stream.Events, seq)
+	if errors.Is(err, stream.ErrNotFound) && n.cfg.Clustered() {
+		// A leader that was just elected may not have applied yet what a majority has.
+		if _, last, serr := n.server.State(ctx, stream.Events); serr != nil || last < seq {
+			err = fmt.Errorf("%w: event %d is not there yet", stream.ErrUnavailable, seq)
+		}
+	}
 	if err != nil {
 		return record.Event{}, err
 	}
@@ -519,7 +539,29 @@ func (n *Node) join(ctx context.Context) (err error) {
 		return err
 	}
 	n.parts.run("membership", n.members.Run)
+	n.parts.run("fitness", n.keepFitness)
 	return nil
+}
+
+// unfit reports that this node cannot write the outcome of any work: its disk is so full, or its
+// engine so damaged, that partitions and lanes are better off elsewhere.
+func (n *Node) unfit() bool {
+	return n.health.damaged() || n.disk.free.Load() < stream.Reserve(n.disk.total.Load())/2
+}
+
+// keepFitness tells the others when this node becomes unfit, or fit again.
+func (n *Node) keepFitness(ctx context.Context) error {
+	told := false
+	for {
+		if unfit := n.unfit(); unfit != told {
+			n.log.Warn("this node's fitness to match and send has changed", "fit", !unfit)
+			told = unfit
+			n.members.SetData(record.Encode(n.about()))
+		}
+		if pause(ctx, time.Second) != nil {
+			return nil
+		}
+	}
 }
 
 // about is what a node tells the others of itself with its lease.
@@ -529,6 +571,8 @@ type about struct {
 	Started time.Time `json:"started"`
 	// Draining: no partition and no lane falls to it, unless to no other one either.
 	Draining bool `json:"draining,omitempty"`
+	// Unfit: the same, because its disk is full or its engine damaged.
+	Unfit bool `json:"unfit,omitempty"`
 }
 
 func (n *Node) about() about {
@@ -536,7 +580,7 @@ func (n *Node) about() about {
 	if url == "" {
 		url = n.Addr()
 	}
-	return about{Version: n.version, HTTP: url, Started: n.started, Draining: n.leaving.Load()}
+	return about{Version: n.version, HTTP: url, Started: n.started, Draining: n.leaving.Load(), Unfit: n.unfit()}
 }
 
 // memberNames are the nodes that hold a lease, in order.

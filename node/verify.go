@@ -101,6 +101,7 @@ type hashing struct {
 	mu   sync.Mutex
 	id   string // of the job, or of the newest one
 	busy bool
+	over bool // run has ended: nobody would read what is given
 	done compareState
 	err  error
 }
@@ -122,7 +123,7 @@ func (h *hashing) isBusy() bool {
 func (h *hashing) start(id string, frozen *store.Frozen) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.busy {
+	if h.busy || h.over {
 		return errPaused
 	}
 	h.id, h.busy, h.done, h.err = id, true, compareState{}, nil
@@ -135,6 +136,9 @@ func (h *hashing) run(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
+			h.mu.Lock()
+			h.over = true
+			h.mu.Unlock()
 			select {
 			case job := <-h.work:
 				job.frozen.Close()

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/carillon-fhir/carillon/deliver"
 	"github.com/carillon-fhir/carillon/deliver/resthook"
@@ -40,6 +41,7 @@ var (
 // makeLanes builds the lanes. They do not run yet.
 func (n *Node) makeLanes() error {
 	out := &outcomes{server: n.server, store: n.store, node: n.name, run: newRun(), alive: n.alive, last: map[string]record.Sequence{}}
+	n.owner = out.owner()
 	n.lanes = map[string]*deliver.Lane{}
 	for _, l := range stream.Lanes() {
 		lane, err := deliver.NewLane(deliver.Config{
@@ -145,7 +147,14 @@ func (n *Node) startTimers(context.Context) error {
 					n.log.Error("timer cannot be read", "key", t.Key, "err", err)
 					return nil
 				}
-				return n.gate.endReached(ctx, end.Subscription, end.Birth, end.Version)
+				if err := n.gate.endReached(ctx, end.Subscription, end.Birth, end.Version); err != nil {
+					return err
+				}
+				// An earlier end that a node set late may have replaced the timer of this one.
+				if s := n.subs.get(end.Subscription); s != nil && time.Until(s.End) > 0 {
+					n.ends.set(s)
+				}
+				return nil
 			})
 		},
 		func(ctx context.Context) error {

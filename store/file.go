@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -241,7 +242,7 @@ func (f *file) openBolt(lockWait time.Duration, size int64, noSync bool) (err er
 		},
 		// Address space only. When the mapping is outgrown it is made anew, and that waits
 		// for every reader.
-		InitialMmapSize: int(min(max(2*size, 64<<20), 64<<30)),
+		InitialMmapSize: mapping(size),
 	})
 	switch {
 	case errors.Is(err, bolterrors.ErrTimeout):
@@ -679,4 +680,13 @@ func whileLocked(path string, fn func() error) error {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	return fn()
+}
+
+// mapping is how many bytes of address space are taken for a file: far more than it will need
+// soon, since making it anew stops every reader until the longest has ended.
+func mapping(size int64) int {
+	if strconv.IntSize < 64 {
+		return int(min(max(2*size, 64<<20), 512<<20))
+	}
+	return int(min(max(4*size, 4<<30), 64<<30))
 }

@@ -22,6 +22,10 @@ const (
 	renewEvery = 1500 * time.Millisecond // two may fail before the lease is in danger
 	lookEvery  = 250 * time.Millisecond
 	leaveTime  = 2 * time.Second
+	// settle is how long a node that has had no lease does not count itself. Where the bucket's own
+	// leader was lost all leases lapse together, and whoever has one again first would take itself for
+	// the only member: by then every other node that lives has renewed, and is seen here.
+	settle = renewEvery + 4*lookEvery
 )
 
 const (
@@ -53,6 +57,7 @@ type Members struct {
 	data    []byte
 	renewed uint64
 	until   time.Time // end of the lease; zero while there is none
+	settled time.Time // from when this node counts itself: the others had time to show that they live
 	others  map[string]*sighting
 	told    []string // the view as last told: names, and what each says of itself
 	changed chan struct{}
@@ -129,7 +134,8 @@ func (m *Members) Held() bool {
 
 func (m *Members) heldLocked(now time.Time) bool { return m.alone || now.Before(m.until) }
 
-// View are the members that are alive, this node included while it holds its lease, by name.
+// View are the members that are alive, by name; this node among them while it holds its lease, and
+// has held it for long enough to have seen the others.
 func (m *Members) View() []Member {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -138,7 +144,7 @@ func (m *Members) View() []Member {
 
 func (m *Members) viewLocked(now time.Time) []Member {
 	var view []Member
-	if m.heldLocked(now) {
+	if m.heldLocked(now) && !now.Before(m.settled) {
 		view = append(view, Member{m.name, m.data, now})
 	}
 	for name, o := range m.others {
@@ -248,6 +254,9 @@ func (m *Members) renew(ctx context.Context, asked time.Time) error {
 		return err
 	}
 	m.mu.Lock()
+	if now := time.Now(); !m.heldLocked(now) {
+		m.settled = now.Add(settle)
+	}
 	m.until = asked.Add(lease)
 	m.mu.Unlock()
 	m.tell()

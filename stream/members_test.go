@@ -166,3 +166,17 @@ func TestACancelledStartSaysWhatItWaitedFor(t *testing.T) {
 	}
 	isSaid(t, err, "quorum")
 }
+
+// When the leader of the bucket is lost all leases lapse at once. Whoever renews first must not take
+// itself for the only member before the others can have renewed too.
+func TestANodeWhoseLeaseHadLapsedCountsItselfOnlyWhenTheOthersCanHaveShownThemselves(t *testing.T) {
+	now := time.Now()
+	m := &Members{name: "n1", others: map[string]*sighting{}, changed: make(chan struct{}), until: now.Add(lease), settled: now.Add(settle)}
+	if got := m.viewLocked(now); len(got) != 0 {
+		t.Errorf("right after a lapse the view is %v, want nobody", got)
+	}
+	m.others["n2"] = &sighting{seen: now.Add(renewEvery)}
+	if got := m.viewLocked(now.Add(settle)); len(got) != 2 || got[0].Name != "n1" || got[1].Name != "n2" {
+		t.Errorf("when the others had time to show themselves the view is %v, want n1 and n2", got)
+	}
+}
