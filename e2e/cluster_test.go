@@ -2,11 +2,13 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -145,6 +147,45 @@ func TestALostDataFolderAndADamagedProjectionHealWithoutHandWork(t *testing.T) {
 		}
 		return len(seen) == 60
 	})
+}
+
+// With two of three nodes gone for longer than the engine waits for them, the one that is left
+// acknowledges nothing; one that comes back makes up the majority, whether or not the third does.
+func TestOneOfTwoLostNodesThatComesBackIsEnough(t *testing.T) {
+	c := harness.NewCluster(t, 3).Start(t)
+	e := harness.NewEndpoint(t)
+	c.Nodes[0].MustDo(201, "PUT", "/fhir/Subscription/all", subscription("all", "Patient?", e.URL))
+	c.Nodes[0].Kill()
+	c.Nodes[2].Kill()
+	time.Sleep(15 * time.Second) // the engine's own limit is ten: then it holds the group for stalled
+	left := c.Nodes[1]
+	if a := left.MustDo(503, "PUT", "/fhir/Patient/a", patient("a", "N")); a.Header.Get("Retry-After") == "" {
+		t.Error("a write without a majority is refused without Retry-After")
+	}
+	c.Nodes[0].Start()
+	left.AwaitReady(30 * time.Second)
+	left.MustDo(201, "PUT", "/fhir/Patient/a", patient("a", "N"))
+	e.AwaitCount(t, 30*time.Second, 1)
+}
+
+// The logs of a single node are no logs of a cluster, though both have the same names.
+func TestADataFolderOfASingleNodeIsRefusedByAClusterAndTheOtherWayRound(t *testing.T) {
+	single := harness.NewNode(t).Start()
+	single.Stop()
+	c := harness.NewCluster(t, 3)
+	member := c.Nodes[0]
+	member.Dir = single.Dir
+	var refused *harness.Refused
+	if err := member.TryStart(); !errors.As(err, &refused) || refused.Code != 2 || !strings.Contains(refused.Error(), "single node") {
+		t.Errorf("a cluster took the folder of a single node: %v", err)
+	}
+	c = harness.NewCluster(t, 3).Start(t)
+	c.Nodes[0].Stop()
+	alone := harness.NewNode(t)
+	alone.Dir = c.Nodes[0].Dir
+	if err := alone.TryStart(); !errors.As(err, &refused) || refused.Code != 2 || !strings.Contains(refused.Error(), "--config") {
+		t.Errorf("a single node took the folder of a cluster: %v", err)
+	}
 }
 
 // Nodes are stopped and started one after the other while writers go on: no write that was

@@ -16,6 +16,8 @@ import (
 //
 //	lock          held with flock while the process lives
 //	name          the node's name, which must never change: its logs are kept under it
+//	cluster       the cluster's name, likewise
+//	kind          single or cluster: the logs of one are no logs of the other
 //	log/          the embedded server's files
 //	projection/   what is folded from them
 type dataDir struct {
@@ -60,6 +62,33 @@ func (d *dataDir) clusterName(given string) (string, error) {
 	return d.keep("cluster", given, given, "the cluster's name")
 }
 
+// errOtherFolder: the data folder is not that of the node that is configured.
+var errOtherFolder = errors.New("data folder of another node")
+
+// kind refuses the folder of a single node in a cluster, and the other way round: its logs would
+// meet others of the same names.
+func (d *dataDir) kind(clustered bool) error {
+	kind := map[bool]string{false: "single", true: "cluster"}[clustered]
+	path := filepath.Join(d.path, "kind")
+	old, err := os.ReadFile(path)
+	made := strings.TrimSpace(string(old))
+	if errors.Is(err, os.ErrNotExist) {
+		if _, err := os.Stat(d.logs()); err != nil {
+			return writeFileSynced(path, []byte(kind+"\n"))
+		}
+		made, err = "single", nil // from before there were clusters
+	}
+	switch {
+	case err != nil:
+		return fmt.Errorf("read %s: %w", path, err)
+	case made == kind:
+		return nil
+	case clustered:
+		return fmt.Errorf("%w: %s is that of a single node and cannot join a cluster; give an empty folder", errOtherFolder, d.path)
+	}
+	return fmt.Errorf("%w: %s is that of a node of a cluster; give its configuration with --config, or another folder", errOtherFolder, d.path)
+}
+
 func (d *dataDir) keep(file, given, fallback, what string) (string, error) {
 	path := filepath.Join(d.path, file)
 	old, err := os.ReadFile(path)
@@ -67,7 +96,7 @@ func (d *dataDir) keep(file, given, fallback, what string) (string, error) {
 	case err == nil:
 		kept := strings.TrimSpace(string(old))
 		if given != "" && given != kept {
-			return "", fmt.Errorf("data folder %s was made with %s %q and cannot be used as %q", d.path, what, kept, given)
+			return "", fmt.Errorf("%w: %s was made with %s %q and cannot be used as %q; give the name or another folder", errOtherFolder, d.path, what, kept, given)
 		}
 		return kept, nil
 	case !errors.Is(err, os.ErrNotExist):

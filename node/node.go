@@ -87,21 +87,26 @@ const (
 
 // New takes the data folder and the HTTP address, so that both are refused early and with one
 // line if somebody else has them. The caller runs or stops the node.
-func New(cfg config.Config, log *slog.Logger, version string) (*Node, error) {
+func New(cfg config.Config, log *slog.Logger, version string) (_ *Node, err error) {
 	n := &Node{cfg: cfg, log: log, version: version, ready: make(chan struct{}), observe: newObserver(),
 		pauses: newPauses(pauseLimit), hashing: newHashing()}
 	n.handover = &leaderHandover{node: n, due: make(chan struct{}, 1)}
 	n.reload.force.Store(&cfg)
-	var err error
 	if n.data, err = openDataDir(cfg.Node.Data); err != nil {
 		return nil, err
 	}
 	defer func() {
+		if errors.Is(err, errOtherFolder) {
+			err = cfg.Refuse("node.data", "%s", err)
+		}
 		if err != nil {
 			n.data.close()
 		}
 	}()
 	if err = n.data.checkFormat(); err != nil {
+		return nil, err
+	}
+	if err = n.data.kind(cfg.Clustered()); err != nil {
 		return nil, err
 	}
 	if n.name, err = n.data.nodeName(cfg.Run.Node, "n1"); err != nil {

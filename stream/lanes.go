@@ -61,8 +61,8 @@ func LaneFor(attempts int, subscription fhir.ID) string {
 }
 
 // DeclareLanes makes the lanes' consumers, each with so many places: tokens that may be out or
-// delayed at once. The consumers live in memory with their stream, so this belongs to every
-// start. Calling it again changes the places; in a cluster all nodes call it with the same.
+// delayed at once. On a single node the consumers live in memory with their stream, so this belongs
+// to every start. Calling it again changes the places; in a cluster all nodes call it with the same.
 func (s *Server) DeclareLanes(ctx context.Context, places int) error {
 	if places < 1 {
 		return fmt.Errorf("declare lanes: %d places, at least 1", places)
@@ -75,7 +75,7 @@ func (s *Server) DeclareLanes(ctx context.Context, places int) error {
 				AckPolicy:     jetstream.AckExplicitPolicy, AckWait: AckWait,
 				// No BackOff: it would replace AckWait, and Nak ignores it.
 				MaxDeliver: l.MaxDeliver, MaxAckPending: places,
-				MemoryStorage: true, Replicas: s.cfg.Replicas,
+				MemoryStorage: s.cfg.Replicas == 1, Replicas: s.cfg.Replicas,
 			})
 			return readError(err)
 		})

@@ -201,8 +201,8 @@ func (l *leaders) noteLocked(stream string, now turn) {
 	l.turns[stream] = &now
 }
 
-// countTokensLocked notices that LANES began anew: it is in memory, and a cluster that lost all
-// copies at once has forgotten it.
+// countTokensLocked notices that LANES began anew, since somebody removed it or its files were lost
+// with a majority: what lanes hold is made again.
 func (l *leaders) countTokensLocked(last uint64) {
 	if last < l.tokens {
 		l.s.log.Warn("the lanes' stream was lost with its nodes, its tokens are made again")

@@ -105,8 +105,9 @@ func (s *Server) Join(ctx context.Context, name string, data []byte) (*Members, 
 	return m, nil
 }
 
-// makeBucket creates the bucket where it is missing. It is in memory: leases mean nothing to
-// those who come after a restart of all.
+// makeBucket creates the bucket where it is missing. Leases mean nothing to those who come after a
+// restart of all, but it is on disk: in memory it would have no leader, and nobody a lease, before
+// the last of the nodes is back.
 func (m *Members) makeBucket(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, tryTimeout)
 	defer cancel()
@@ -116,7 +117,7 @@ func (m *Members) makeBucket(ctx context.Context) error {
 	}
 	_, err = m.s.js.CreateKeyValue(ctx, jetstream.KeyValueConfig{
 		Bucket: membersBucket, Description: "nodes that are alive",
-		Storage: jetstream.MemoryStorage, Replicas: m.s.cfg.Replicas, History: 1,
+		Storage: jetstream.FileStorage, Replicas: m.s.cfg.Replicas, History: 1,
 	})
 	if errors.Is(err, jetstream.ErrBucketExists) {
 		return nil

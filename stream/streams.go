@@ -50,7 +50,12 @@ func definitions(replicas int) []jetstream.StreamConfig {
 	}
 
 	lanes := file(LanesName, FilterLanes)
-	lanes.Storage, lanes.Discard, lanes.MaxMsgs = jetstream.MemoryStorage, jetstream.DiscardOld, maxTokens
+	lanes.Discard, lanes.MaxMsgs = jetstream.DiscardOld, maxTokens
+	if replicas == 1 {
+		// Tokens are made again at each start. In a cluster they are on disk all the same: the engine
+		// gives copies in memory no leader before every node that had one is back.
+		lanes.Storage = jetstream.MemoryStorage
+	}
 
 	timers := file(Timers, FilterTimers, FilterDue)
 	timers.AllowMsgSchedules = true

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Runs every node of a `carillon cluster init --local` folder on this machine, in the foreground,
 # each line of output behind the name of its node. Ctrl-C or SIGTERM drains all of them, a second
-# one ends them at once. If a node ends, so do the others: nobody would notice it otherwise.
+# one ends them at once. A node that ends by itself, or is killed to see what happens, is started
+# again after three seconds; one that ends within five seconds of its start ends all.
 #
 #   cluster.sh CARILLON DIR
 set -eu
@@ -43,19 +44,39 @@ label() {
 	while IFS= read -r line; do printf '%s | %s\n' "$1" "$line"; done
 }
 
+start() {
+	"$carillon" serve --config "$dir/cluster.yaml" --node "$1" --dev 2>&1 | label "$1" &
+	pid=$(jobs -p %%) # the first process of the pipe, which is the node
+	eval "pid_$2=$pid began_$2=$SECONDS"
+	pids="$pids $pid"
+}
+
+rest() {
+	sleep "$1" &
+	wait $! || true
+}
+
+count=0
 for node in $nodes; do
-	"$carillon" serve --config "$dir/cluster.yaml" --node "$node" --dev 2>&1 | label "$node" &
-	pids="$pids $(jobs -p %%)" # the first process of the pipe, which is the node
+	start "$node" "$count"
+	count=$((count + 1))
 done
 
 # Looked at every second: what `wait` could tell of whichever ends first, old shells do not know.
 while :; do
-	for pid in $pids; do
+	i=0
+	for node in $nodes; do
+		eval "pid=\$pid_$i began=\$began_$i"
 		if ! kill -0 "$pid" 2>/dev/null; then
-			echo "a node has ended; ending the others" >&2
-			exit 1
+			if [ $((SECONDS - began)) -lt 5 ]; then
+				echo "node $node has ended right after its start; ending the others" >&2
+				exit 1
+			fi
+			echo "node $node has ended; it is started again in 3 s" >&2
+			rest 3
+			start "$node" "$i"
 		fi
+		i=$((i + 1))
 	done
-	sleep 1 &
-	wait $! || true
+	rest 1
 done
