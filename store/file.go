@@ -682,11 +682,14 @@ func whileLocked(path string, fn func() error) error {
 	return fn()
 }
 
-// mapping is how many bytes of address space are taken for a file: far more than it will need
-// soon, since making it anew stops every reader until the longest has ended.
+// mapping is how many bytes of address space are taken for a file at first. Making it anew, when it
+// is outgrown, waits for every reader, a comparison of projections too: a large file, whose reading
+// takes long, gets far more than it will need soon. A small one is better mapped anew, since that
+// gives back the pages that were touched once.
 func mapping(size int64) int {
-	if strconv.IntSize < 64 {
-		return int(min(max(2*size, 64<<20), 512<<20))
+	const small = 512 << 20
+	if size < small || strconv.IntSize < 64 {
+		return int(min(max(2*size, 64<<20), 1<<30))
 	}
-	return int(min(max(4*size, 4<<30), 64<<30))
+	return int(min(4*size, 64<<30))
 }

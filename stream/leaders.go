@@ -39,7 +39,7 @@ type turn struct {
 }
 
 const (
-	watchEvery = 200 * time.Millisecond
+	watchEvery = 400 * time.Millisecond
 	// silence is how long a leader, or enough of its followers, may say nothing. The engine's
 	// heartbeats come every second.
 	silence = 3 * time.Second
@@ -334,7 +334,7 @@ func (l *leaders) outage(stream string) error {
 
 // Available is nil while writes can succeed. On a single node it is Healthy; in a cluster it
 // tells that there is no quorum, or that a stream has no leader, from what this node has seen in
-// the last 200 ms: asking costs nothing. Writes that were accepted go on waiting all the same.
+// the last 400 ms: asking costs nothing. Writes that were accepted go on waiting all the same.
 func (s *Server) Available() error {
 	if s.leaders == nil {
 		return s.Healthy()

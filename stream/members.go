@@ -20,12 +20,12 @@ import (
 const (
 	lease      = 5 * time.Second         // from when a renewal was asked
 	renewEvery = 1500 * time.Millisecond // two may fail before the lease is in danger
-	lookEvery  = 250 * time.Millisecond
+	lookEvery  = 400 * time.Millisecond
 	leaveTime  = 2 * time.Second
 	// settle is how long a node that has had no lease does not count itself. Where the bucket's own
 	// leader was lost all leases lapse together, and whoever has one again first would take itself for
 	// the only member: by then every other node that lives has renewed, and is seen here.
-	settle = renewEvery + 4*lookEvery
+	settle = renewEvery + 3*lookEvery
 )
 
 const (
