@@ -18,8 +18,9 @@ type engineLog struct {
 	log *slog.Logger
 
 	mu    sync.Mutex
-	fatal error         // first fatal line
-	died  chan struct{} // closed with fatal
+	told  map[string]bool // reasons why routes were refused
+	fatal error           // first fatal line
+	died  chan struct{}   // closed with fatal
 }
 
 func newEngineLog(log *slog.Logger) *engineLog {
@@ -69,10 +70,34 @@ func (l *engineLog) Errorf(format string, v ...any) {
 	case strings.Contains(text, " - cid:"):
 		l.line(slog.LevelInfo, "%s", []any{text})
 	case strings.Contains(text, " - rid:"):
+		if _, why, ok := strings.Cut(text, "TLS route handshake error: "); ok && l.isNews(why) {
+			l.log.Warn("a route was refused for its certificate: see cluster.tls on both sides", "why", why)
+			return
+		}
 		l.line(slog.LevelDebug, "%s", []any{text})
 	default:
 		l.line(levelOf(slog.LevelError, text), "%s", []any{text})
 	}
+}
+
+// isNews reports whether a reason was not told before; a route is tried again every second. A
+// connection that was merely cut is no reason.
+func (l *engineLog) isNews(why string) bool {
+	for _, cut := range []string{"EOF", "reset", "timeout", "closed"} {
+		if strings.Contains(why, cut) {
+			return false
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.told[why] || len(l.told) >= 16 {
+		return false
+	}
+	if l.told == nil {
+		l.told = map[string]bool{}
+	}
+	l.told[why] = true
+	return true
 }
 
 // Fatalf keeps the reason for Start to return. The server's own logger would end the process.
