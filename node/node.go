@@ -598,7 +598,10 @@ func (n *Node) memberNames() []string {
 }
 
 // alive reports whether a node holds a lease.
-func (n *Node) alive(name string) bool { return slices.Contains(n.memberNames(), name) }
+func (n *Node) alive(name string) bool {
+	names := n.memberNames()
+	return len(names) == 0 || slices.Contains(names, name) // unknown is no reason to take what is another's
+}
 
 // own runs tasks on this node as far as they fall to it.
 func (n *Node) own(name string, o *owners, tasks []task) {

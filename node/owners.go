@@ -31,7 +31,7 @@ type task struct {
 type owners struct {
 	self    string
 	tasks   []task
-	members func() []string        // those with a lease; self included while its own holds
+	members func() []string        // those with a lease, self included while its own holds; none if unknown
 	changed func() <-chan struct{} // closed at the next change of members
 	broken  func() error           // this node can do no work at all, which ends run
 	log     *slog.Logger
@@ -167,7 +167,9 @@ func (o *owners) own(ctx context.Context, t task) error {
 func (o *owners) await(ctx context.Context, t task, ours bool) bool {
 	for {
 		changed := o.changed()
-		if (o.owner(t) == o.self) == ours {
+		// While nothing is known of the members a task stays as it is: a lane sends nothing without a
+		// lease, and what is written is fenced.
+		if owner := o.owner(t); owner != "" && (owner == o.self) == ours {
 			return ctx.Err() == nil
 		}
 		select {

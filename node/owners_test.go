@@ -142,6 +142,8 @@ func TestATaskRunsWhereItIsOwnedAndStopsWhenItMoves(t *testing.T) {
 		check(16, "alone")
 		m.set("n1", "n2")
 		check(16-theirs, "with another")
+		m.set()
+		check(16-theirs, "while nothing is known of the members")
 		m.set("n2")
 		check(0, "without a lease")
 		m.set("n1")

@@ -135,8 +135,8 @@ func (m *Members) Held() bool {
 
 func (m *Members) heldLocked(now time.Time) bool { return m.alone || now.Before(m.until) }
 
-// View are the members that are alive, by name; this node among them while it holds its lease, and
-// has held it for long enough to have seen the others.
+// View are the members that are alive, by name; this node among them while it holds its lease. It is
+// empty while nothing is known: no lease, and nobody seen, or not long enough since to have seen all.
 func (m *Members) View() []Member {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -145,7 +145,10 @@ func (m *Members) View() []Member {
 
 func (m *Members) viewLocked(now time.Time) []Member {
 	var view []Member
-	if m.heldLocked(now) && !now.Before(m.settled) {
+	if m.heldLocked(now) && now.Before(m.settled) {
+		return nil
+	}
+	if m.heldLocked(now) {
 		view = append(view, Member{m.name, m.data, now})
 	}
 	for name, o := range m.others {
