@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -212,6 +213,13 @@ func (n *natsGate) read(m *nats.Msg) (api.Write, error) {
 	}
 	var s *subscription
 	if key.Type == "Subscription" {
+		// Its producer may have been told of a version that is not folded yet.
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		err := n.gate.upToDate(ctx)
+		cancel()
+		if err != nil {
+			return api.Write{}, refusal(err)
+		}
 		s = n.gate.subs.get(key.ID)
 	}
 	owner, err := n.admit(m, login, key, s)

@@ -255,8 +255,11 @@ func (s *Server) awaitStreams(ctx context.Context) error {
 		}
 	}
 	return s.await(ctx, saysAfter, "waiting until this node has caught up", func(context.Context) error {
-		if h := s.running().Healthz(&server.HealthzOptions{}); h.Error != "" {
-			return errors.New(h.Error)
+		// Consumers are made again or wait for their own majority; what is written needs streams.
+		for _, e := range s.running().Healthz(&server.HealthzOptions{Details: true}).Errors {
+			if e.Consumer == "" {
+				return errors.New(e.Error)
+			}
 		}
 		return s.Available()
 	})
