@@ -56,7 +56,7 @@ func awaitState(t *testing.T, n *harness.Node, what string, ok func(clusterState
 		if time.Now().After(deadline) {
 			t.Fatalf("%s does not come: %+v", what, c)
 		}
-		time.Sleep(100 * time.Millisecond)
+		time.Sleep(100 * time.Millisecond) // polls what tells nobody
 	}
 }
 
@@ -185,7 +185,7 @@ func TestTheConfigurationIsReadAgain(t *testing.T) {
 	if err := syscall.Kill(n.PID(), syscall.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) { // polls what tells nobody
 		if out, _, _ := n.CLI("config", "show", "--running"); strings.Contains(out, "level: warn") {
 			break
 		}
