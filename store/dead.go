@@ -142,7 +142,9 @@ func (r *reader) deadState(e *DeadEntry) DeadState {
 		return DeadPurged
 	case st.rounds() > e.Round && r.has(bPending, pair(e.MatchID.Birth, n)):
 		return DeadReplayed
-	case st.rounds() > e.Round+1 && st.ended == record.Accepted:
+	// By a replay, or in the letter's own round: a sender that lost its lane after it had
+	// written the letter could not store the end, and the next owner tried again.
+	case st.rounds() > e.Round && st.ended == record.Accepted:
 		return DeadAccepted
 	}
 	return DeadLetter

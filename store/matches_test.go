@@ -499,6 +499,19 @@ func TestADeadLetterFollowsItsMatch(t *testing.T) {
 	expect("accepted", DeadAccepted, 1)
 }
 
+func TestALetterWhoseSenderLostItsLaneIsSettledByTheNextOwner(t *testing.T) {
+	q := newQueue(t)
+	q.match(2)
+	q.letter(2, 1, 0) // its sender lost the lane before it could store that it gave up
+	if e, _, err := q.DeadByID("s.1"); err != nil || e.State != DeadLetter {
+		t.Fatalf("%s, %v; want it to lie there while nobody knows better", e.State, err)
+	}
+	q.outcome(result(2, 0, record.Accepted))
+	if e, _, err := q.DeadByID("s.1"); err != nil || e.State != DeadAccepted {
+		t.Errorf("%s, %v; want accepted: the next owner's attempt reached the endpoint", e.State, err)
+	}
+}
+
 func TestDeadLettersAreFilteredNewestFirst(t *testing.T) {
 	q := newQueue(t)
 	err := q.ApplyDead(ctx, 1, &record.DeadLetter{MatchID: record.MatchID{Event: 7}, Subscription: Ingest, Reason: record.RenderError, LastFailure: t0})

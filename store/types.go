@@ -173,7 +173,7 @@ type DeadState string
 const (
 	DeadLetter   DeadState = "dead"     // it lies there
 	DeadReplayed DeadState = "replayed" // a replay made its match pending again
-	DeadAccepted DeadState = "accepted" // a replay reached the endpoint
+	DeadAccepted DeadState = "accepted" // a replay, or the next owner of the lane, reached the endpoint
 	DeadPurged   DeadState = "purged"   // removed from sight by hand
 )
 
