@@ -11,7 +11,7 @@ LDFLAGS := -s -w -X main.stampedVersion=$(VERSION) -X main.stampedCommit=$(COMMI
 # Tests look for data races where cgo and a C compiler are found; the race detector needs both.
 RACE := $(shell test "$$(go env CGO_ENABLED)" = 1 && command -v "$$(go env CC | cut -d ' ' -f 1)" >/dev/null 2>&1 && echo -race)
 
-FUZZTIME  ?= 30s
+FUZZTIME  ?= 10m
 BENCHTIME ?= 1s
 BENCH     ?= --events 100000
 
@@ -56,11 +56,12 @@ soak: ## the same for as long as FOR says (1h)
 mutants: ## builds with seeded bugs, each of which the checker of chaos must find
 	E2E_MUTANTS=all E2E_SEED=$(SEED) E2E_NODES=$(NODES) go test -count=1 -v -timeout 0 -run 'TestMutants$$' ./e2e/chaos
 
-fuzz: ## each fuzz test for FUZZTIME (30s)
-	@grep -rl --include='*_test.go' '^func Fuzz' . | while read -r file; do \
-		for name in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\).*/\1/p' "$$file"); do \
-			echo "$$(dirname "$$file") $$name"; \
-			go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "$$(dirname "$$file")" </dev/null || exit 1; \
+fuzz: ## each fuzz test of the module for FUZZTIME (10m); `make test` runs the inputs that were saved
+	@grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n 1 dirname | sort -u | while read -r package; do \
+		names=$$(go test -list '^Fuzz' "$$package" </dev/null) || exit 1; \
+		for name in $$(echo "$$names" | grep '^Fuzz'); do \
+			echo "$$package $$name"; \
+			go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10s "$$package" </dev/null || exit 1; \
 		done || exit 1; \
 	done
 

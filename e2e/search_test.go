@@ -27,8 +27,8 @@ func identified(id, value string) string {
 	return `{"resourceType":"Patient","id":"` + id + `","identifier":[{"system":"http://h.example/mrn","value":"` + value + `"}]}`
 }
 
-// What If-None-Exist needs can be searched, on the real node: by _id and identifier for every
-// type, by url, status and criteria for Subscriptions. Everything else is refused.
+// The criteria that match events search the current states, on the real node; what they do not
+// know is refused.
 func TestSearchAnswersWhatItKnowsAndRefusesTheRest(t *testing.T) {
 	n := harness.NewNode(t).Start()
 	e := harness.NewEndpoint(t)
@@ -44,17 +44,19 @@ func TestSearchAnswersWhatItKnowsAndRefusesTheRest(t *testing.T) {
 		"Patient?identifier=http://h.example/mrn|Shared": 150,
 		"Patient?identifier=shared":                      150, // criteria do not look at case either
 		"Patient?identifier=http://other.example|Shared": 0,
-		"Patient":                         151,
-		"Subscription?url=" + e.URL:       1,
-		"Subscription?status=active":      1,
-		"Subscription?status=off":         0,
-		"Subscription?criteria=Patient?f": 1,
+		"Patient?identifier=http://h.example/mrn|":       151,
+		"Patient?family=a":                               0,
+		"Patient":                                        151,
+		"Subscription?url=" + e.URL:                      1,
+		"Subscription?status=active":                     1,
+		"Subscription?status=off":                        0,
+		"Subscription?criteria=Patient?f":                1,
 	} {
 		if got := total(t, n, query); got != want {
 			t.Errorf("%s: %d, want %d", query, got, want)
 		}
 	}
-	for _, query := range []string{"Patient?family=a", "Observation?code=1", "Patient?identifier=http://h.example/mrn|", "Patient?_sort=x"} {
+	for _, query := range []string{"Patient?familly=a", "Observation?code:of=1", "Patient?_include=Patient:family", "Patient?_sort=x"} {
 		n.MustDo(422, "GET", "/fhir/"+query, "")
 	}
 	n.MustDo(204, "DELETE", "/fhir/Patient/one", "")
@@ -90,7 +92,7 @@ func TestConditionalCreatesAtOneTimeMakeOneResource(t *testing.T) {
 	if got := total(t, n, "Patient?identifier=7"); got != 1 {
 		t.Errorf("%d resources", got)
 	}
-	for _, c := range []string{condition + "&_count=0", condition + "&_count=1", "_count=0", "family=a"} {
+	for _, c := range []string{condition + "&_count=0", condition + "&_count=1", "_count=0", "familly=a", "general-practitioner.name=a"} {
 		if a := n.MustDo(422, "POST", "/fhir/Patient", body, "If-None-Exist", c); !strings.Contains(string(a.Body), "condition") {
 			t.Errorf("%s: %s", c, a.Body)
 		}

@@ -10,7 +10,10 @@
 // Nothing here touches a network or a file. Events, bodies and blocks come through interfaces;
 // an event whose evaluation fails is set aside through one, and matching goes on.
 //
+// What search criteria leave open a FHIRPath expression may decide, over the state and the one
+// before it: Paths asks those of the Subscriptions that an event has met otherwise.
+//
 // Start reading at runner.go (the chain), then block.go (how blocks are filled), matcher.go
-// (one event). table.go and explain.go stand by themselves. The index is in package index, the
+// (one event), path.go (FHIRPath criteria). table.go and explain.go stand by themselves. The index is in package index, the
 // criteria in package search.
 package match

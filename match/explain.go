@@ -1,6 +1,7 @@
 package match
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/carillon-fhir/carillon/match/fhir"
 	"github.com/carillon-fhir/carillon/match/fhir/record"
+	"github.com/carillon-fhir/carillon/match/fhirpath"
 	"github.com/carillon-fhir/carillon/match/index"
 	"github.com/carillon-fhir/carillon/match/search"
 )
@@ -19,6 +21,9 @@ type Question struct {
 	Time         time.Time        // the log's time of the event; zero leaves the Subscription's end out of account
 	Interaction  fhir.Interaction // what the event did
 	Resource     *search.Resource // the state after it; for a delete the one before
+
+	// Before reads the state before an update, for FHIRPath criteria; see Change.
+	Before func(context.Context) ([]byte, error)
 }
 
 // Explanation answers a Question, condition by condition.
@@ -33,8 +38,9 @@ type Explanation struct {
 
 // Explain evaluates one Subscription with the code that the matcher runs. The version asked is
 // the one in force at the event, and where none was, the newest that there is: its conditions
-// then say so. A Subscription that the index does not hold is refused with an *fhir.Error.
-func Explain(x *index.Index, q Question) (Explanation, error) {
+// then say so. A Subscription that the index does not hold is refused with an *fhir.Error; any
+// other error says that a state could not be read now.
+func Explain(ctx context.Context, x *index.Index, q Question) (Explanation, error) {
 	versions := x.Versions(q.Subscription)
 	if len(versions) == 0 {
 		return Explanation{}, fhir.Refuse(fhir.IssueNotFound, "",
@@ -46,13 +52,43 @@ func Explain(x *index.Index, q Question) (Explanation, error) {
 			e = v
 		}
 	}
-	conditions := circumstances(&e, q)
-	unmet := slices.ContainsFunc(conditions, func(c search.Condition) bool { return !c.Met })
-	return Explanation{
+	criteria, err := ExplainCriteria(ctx, e.Criteria, e.Path, q)
+	if err != nil {
+		return Explanation{}, err
+	}
+	out := Explanation{
 		Subscription: e.ID, Birth: e.Birth, Version: e.Version, Criteria: e.Criteria.String(),
-		Matches:    !unmet && e.Criteria.Match(q.Resource),
-		Conditions: append(conditions, e.Criteria.Explain(q.Resource)...),
-	}, nil
+		Matches:    criteria.Matches,
+		Conditions: append(circumstances(&e, q), criteria.Conditions...),
+	}
+	for _, c := range out.Conditions {
+		out.Matches = out.Matches && c.Met
+	}
+	return out, nil
+}
+
+// ExplainCriteria explains criteria by themselves, such as those of a Subscription that is not
+// stored. path may be nil. Its error says that a state could not be read now.
+func ExplainCriteria(ctx context.Context, criteria *search.Criteria, path *fhirpath.Expression, q Question) (Explanation, error) {
+	out := Explanation{Criteria: criteria.String(), Matches: criteria.Match(q.Resource), Conditions: criteria.Explain(q.Resource)}
+	if path == nil {
+		return out, nil
+	}
+	c, err := NewPaths().Explain(ctx, path, Change{Interaction: q.Interaction, State: q.Resource.Tree(), Time: q.moment(), Before: q.Before})
+	if err != nil {
+		return Explanation{}, err
+	}
+	out.Matches = out.Matches && c.Met
+	out.Conditions = append(out.Conditions, c)
+	return out, nil
+}
+
+// moment is the time of the event, or now for one that has not happened.
+func (q *Question) moment() time.Time {
+	if q.Time.IsZero() {
+		return time.Now()
+	}
+	return q.Time
 }
 
 // circumstances are the conditions that do not depend on the resource.
@@ -62,6 +98,8 @@ func circumstances(e *index.Entry, q Question) []search.Condition {
 	case force.Met:
 	case e.Version >= q.At:
 		force.Note = fmt.Sprintf("this version was written at %d, the event was at %d", e.Version, q.At)
+	case e.From >= q.At:
+		force.Note = fmt.Sprintf("a definition that it uses was changed at %d, the event was at %d", e.From, q.At)
 	default:
 		force.Note = fmt.Sprintf("it ended at %d", e.Until)
 	}
@@ -73,13 +111,18 @@ func circumstances(e *index.Entry, q Question) []search.Condition {
 		}
 		conditions = append(conditions, end)
 	}
-	hears := search.Condition{Text: "listens to " + string(q.Interaction), Met: slices.Contains(e.Interactions, q.Interaction)}
+	return append(conditions, Listens(e.Interactions, q.Interaction))
+}
+
+// Listens is the condition that a Subscription hears of an interaction.
+func Listens(heard []fhir.Interaction, i fhir.Interaction) search.Condition {
+	hears := search.Condition{Text: "listens to " + string(i), Met: slices.Contains(heard, i)}
 	if !hears.Met {
-		var heard []string
-		for _, i := range e.Interactions {
-			heard = append(heard, string(i))
+		var names []string
+		for _, h := range heard {
+			names = append(names, string(h))
 		}
-		hears.Note = "it listens to " + strings.Join(heard, ", ")
+		hears.Note = "it listens to " + strings.Join(names, ", ")
 	}
-	return append(conditions, hears)
+	return hears
 }

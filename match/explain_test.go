@@ -43,7 +43,7 @@ func TestExplainNamesTheConditionThatIsNotMet(t *testing.T) {
 		{"an interaction it does not hear", 15, time.Time{}, fhir.Delete, 10, []string{"listens to delete"}, "create, update"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			e, err := Explain(x, Question{Subscription: "s", At: test.at, Time: test.time, Interaction: test.interaction, Resource: r})
+			e, err := Explain(t.Context(), x, Question{Subscription: "s", At: test.at, Time: test.time, Interaction: test.interaction, Resource: r})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -67,7 +67,7 @@ func TestExplainNamesTheConditionThatIsNotMet(t *testing.T) {
 			}
 		})
 	}
-	_, err = Explain(x, Question{Subscription: "unknown", Resource: r})
+	_, err = Explain(t.Context(), x, Question{Subscription: "unknown", Resource: r})
 	if refusal := fhir.AsError(err); refusal == nil || refusal.Issues[0].Type != fhir.IssueNotFound {
 		t.Errorf("an unknown Subscription is answered with %v", err)
 	}

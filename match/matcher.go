@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -29,6 +28,8 @@ type matcher struct {
 	resource *search.Resource
 	envelope search.Envelope
 	hits     []index.Hit
+	paths    *Paths
+	others   others
 
 	// State of the evaluation under way.
 	began  time.Time
@@ -39,7 +40,7 @@ type matcher struct {
 }
 
 func newMatcher(r *Runner) *matcher {
-	m := &matcher{r: r}
+	m := &matcher{r: r, paths: NewPaths()}
 	m.fresh()
 	return m
 }
@@ -48,6 +49,7 @@ func newMatcher(r *Runner) *matcher {
 func (m *matcher) fresh() {
 	m.tree = &json.Tree{}
 	m.resource = search.NewResource(m.r.Definitions, m.tree)
+	m.resource.SetRepository(&m.others)
 }
 
 // run evaluates the events after a place and adds what they meet to the collector, until
@@ -107,12 +109,20 @@ func (m *matcher) event(ctx context.Context, c *record.Change) ([]index.Hit, err
 	if err := m.parse(c, body); err != nil {
 		return nil, m.setAside(ctx, c, "the resource cannot be read: "+err.Error())
 	}
+	m.others.begin(ctx, m.r.Repository, c)
 	began := time.Now()
 	hits, reason := m.evaluate(c)
+	hits, reason, err = m.evaluatePaths(ctx, c, hits, reason)
+	if err != nil {
+		return nil, err
+	}
 	if m.r.Observer.Matched != nil {
 		m.r.Observer.Matched(len(hits), time.Since(began))
 	}
 	if reason != "" {
+		if err := m.unavailable(c); err != nil {
+			return nil, err
+		}
 		err = m.setAside(ctx, c, reason)
 	}
 	return hits, err
@@ -177,14 +187,58 @@ func (m *matcher) evaluate(c *record.Change) (hits []index.Hit, reason string) {
 	return hits, m.blame(c)
 }
 
+// evaluatePaths leaves out the hits whose FHIRPath criteria is not true of the change. What cannot
+// be decided goes into the reason for setting the event aside.
+func (m *matcher) evaluatePaths(ctx context.Context, c *record.Change, hits []index.Hit, reason string) ([]index.Hit, string, error) {
+	if !slices.ContainsFunc(hits, hasPath) {
+		return hits, reason, nil
+	}
+	change := Change{Interaction: c.Interaction, State: m.tree, Time: c.Time}
+	if c.Previous != 0 && c.Interaction == fhir.Update {
+		change.Before = func(ctx context.Context) ([]byte, error) { return m.r.Bodies.Body(ctx, c.Previous) }
+	}
+	began := time.Time{} // reading the state before is not the expressions' time
+	late := func() error {
+		if began.IsZero() {
+			began = time.Now()
+		}
+		if time.Since(began) > m.budget() {
+			return m.fault(errBudget)
+		}
+		return nil
+	}
+	kept, undecided, err := m.paths.Filter(ctx, change, hits, late)
+	if err != nil {
+		return nil, "", fmt.Errorf("%s before its change at %d: %w", c.Key, c.Sequence, err)
+	}
+	if len(undecided) == 0 {
+		return kept, reason, nil
+	}
+	var causes, ids []string
+	for _, u := range undecided {
+		causes, ids = append(causes, u.Err.Error()), append(ids, string(u.ID))
+	}
+	if reason != "" {
+		reason += "; "
+	}
+	return kept, reason + notAsked(causes, ids), nil
+}
+
+// notAsked says why Subscriptions could not be asked, and which.
+func notAsked(causes, ids []string) string {
+	slices.Sort(causes)
+	if len(ids) > 10 {
+		ids = append(ids[:10:10], fmt.Sprintf("and %d more", len(ids)-10))
+	}
+	return fmt.Sprintf("%s; not asked: Subscription %s", strings.Join(slices.Compact(causes), "; "), strings.Join(ids, ", "))
+}
+
 // blame says which Subscriptions could not be asked.
 func (m *matcher) blame(c *record.Change) string {
 	var causes []string
 	for _, err := range m.failed {
 		causes = append(causes, err.Error())
 	}
-	slices.Sort(causes)
-	cause := strings.Join(slices.Compact(causes), "; ")
 	failed := func(criteria *search.Criteria, _ *search.Resource) bool { return m.failed[criteria] != nil }
 	var ids []string
 	hits, fault := m.ask(c, failed)
@@ -192,12 +246,10 @@ func (m *matcher) blame(c *record.Change) string {
 		ids = append(ids, string(h.ID))
 	}
 	if fault != nil {
-		return cause
+		slices.Sort(causes)
+		return strings.Join(slices.Compact(causes), "; ")
 	}
-	if len(ids) > 10 {
-		ids = append(ids[:10], fmt.Sprintf("and %d more", len(ids)-10))
-	}
-	return fmt.Sprintf("%s; not asked: Subscription %s", cause, strings.Join(ids, ", "))
+	return notAsked(causes, ids)
 }
 
 // ask finds what an event meets, and turns a panic into a fault.
@@ -270,17 +322,13 @@ func (m *matcher) budget() time.Duration {
 	return 10 * time.Second
 }
 
-// fault makes an error of a panic. Only the runtime's own texts are repeated: any other value
-// might hold something of the resource.
+// fault makes an error of a panic.
 func (m *matcher) fault(p any) error {
 	if p == errBudget {
 		return fmt.Errorf("%w of %s", errBudget, m.budget())
 	}
 	m.r.Log.Error("evaluation panicked", "partition", m.r.Partition, "stack", string(debug.Stack()))
-	if err, ok := p.(runtime.Error); ok {
-		return fmt.Errorf("the evaluation panicked: %s", err)
-	}
-	return fmt.Errorf("the evaluation panicked with a %T", p)
+	return panicked("the evaluation", p)
 }
 
 // setAside keeps an event that could not be evaluated, before the chain passes it.

@@ -42,6 +42,14 @@ type Bodies interface {
 	Body(ctx context.Context, version record.Sequence) ([]byte, error)
 }
 
+// Repository shows the resources beside an event's own, for criteria that ask for them.
+type Repository interface {
+	// At gives what criteria are told that are evaluated for one event: of a Repository over
+	// the log, the state of every resource at a place of it, for which the log is folded at
+	// least up to there. ctx holds for all that is asked of it.
+	At(ctx context.Context, at record.Sequence) search.Repository
+}
+
 // Blocks is a partition's chain in MATCHES.
 type Blocks interface {
 	// Newest reads the partition's newest block from the leader of the log, never from a
@@ -87,6 +95,7 @@ type Runner struct {
 	Index       Index
 	Events      Events
 	Bodies      Bodies
+	Repository  Repository // nil: criteria that ask for other resources are not evaluable
 	Blocks      Blocks
 	Dead        DeadIngest
 	Observer    Observer

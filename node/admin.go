@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -65,7 +66,7 @@ func (a *admin) status(s *subscription) (api.SubscriptionStatus, error) {
 		Version: s.version, Birth: s.birth, End: s.End, Reason: s.problem,
 	}
 	if st.Reason == "" {
-		st.Reason = s.errorMsg
+		st.Reason = cmp.Or(s.errorMsg, s.stale)
 	}
 	var err error
 	if st.Events, err = a.store.Counter(s.birth); err != nil {
@@ -498,7 +499,7 @@ func (a *admin) Status(ctx context.Context) (api.Status, error) {
 // localStatus is what this node knows by itself. The logs are named and no more.
 func (a *admin) localStatus() api.Status {
 	st := api.Status{
-		Cluster: a.cluster, Node: a.name, Version: a.version, FHIR: "R4", Started: a.started.UTC(),
+		Cluster: a.cluster, Node: a.name, Version: a.version, FHIR: string(a.fhir), Started: a.started.UTC(),
 		Subscriptions: map[string]int{}, DiskFree: a.disk.free.Load(), DiskTotal: a.disk.total.Load(),
 	}
 	for _, s := range a.subs.all() {

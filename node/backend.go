@@ -102,22 +102,37 @@ func (b backend) History(ctx context.Context, key fhir.Key, count int, before re
 	return versions, false, nil
 }
 
-func (b backend) Search(ctx context.Context, typ string, query url.Values) (api.Found, error) {
+func (b backend) Search(ctx context.Context, typ string, query url.Values, lenient bool) (api.Found, error) {
 	if err := b.current(ctx); err != nil {
 		return api.Found{}, err
 	}
-	return b.search.find(ctx, typ, query)
+	return b.search.find(ctx, typ, query, lenient)
 }
 
-func (b backend) ValidateSubscription(_ context.Context, body []byte) ([]fhir.Issue, error) {
-	sub, err := b.subs.validate(body)
+func (b backend) UpToDate(ctx context.Context) error {
+	if err := b.upToDate(ctx); err != nil {
+		return refusal(err)
+	}
+	return nil
+}
+
+func (b backend) Select(ctx context.Context, typ, condition string) ([]api.Resource, error) {
+	a, err := b.search.condition(typ, condition)
 	if err != nil {
 		return nil, err
 	}
-	if !b.subs.channelOn(sub.Channel.Type) {
-		return []fhir.Issue{channelOff(sub.Channel.Type)}, nil
+	found, err := b.search.search(ctx, a)
+	return found.matches, err
+}
+
+func (b backend) Parameters(typ string) []api.SearchParameter { return b.search.parameters(typ) }
+
+func (b backend) ValidateSubscription(ctx context.Context, body []byte) ([]fhir.Issue, error) {
+	sub, warnings, err := b.validate(ctx, body)
+	if err == nil && !b.subs.channelOn(sub.Channel.Type) {
+		warnings = append(warnings, channelOff(sub.Channel.Type))
 	}
-	return nil, nil
+	return warnings, err
 }
 
 func channelOff(channel string) fhir.Issue {
@@ -130,26 +145,33 @@ func (b backend) Explain(ctx context.Context, q api.ExplainQuery) (api.Explanati
 	if err := b.current(ctx); err != nil {
 		return api.Explanation{}, err
 	}
-	sub := b.subs.get(q.Subscription)
-	if sub == nil || sub.deleted {
-		return api.Explanation{}, notFound(fhir.Key{Type: "Subscription", ID: q.Subscription})
+	var sub *subscription
+	if q.Unsaved == nil {
+		if sub = b.subs.get(q.Subscription); sub == nil || sub.deleted {
+			return api.Explanation{}, notFound(fhir.Key{Type: "Subscription", ID: q.Subscription})
+		}
 	}
 	ask, version, err := b.question(ctx, q)
 	if err != nil {
 		return api.Explanation{}, err
 	}
-	answer, err := match.Explain(b.subs.index, ask)
+	var answer match.Explanation
+	if sub == nil {
+		answer, err = b.explainUnsaved(ctx, q.Unsaved, ask)
+	} else {
+		answer, err = b.explainStored(ctx, sub, ask)
+	}
 	if err != nil {
-		if answer, err = b.explainIdle(sub, ask); err != nil {
-			return api.Explanation{}, err
-		}
+		return api.Explanation{}, err
 	}
 	out := api.Explanation{
 		Subscription: q.Subscription,
-		Status:       string(sub.Status),
 		Version:      version,
 		Interaction:  ask.Interaction,
 		Matches:      answer.Matches,
+	}
+	if sub != nil {
+		out.Status = string(sub.Status)
 	}
 	if q.Body == nil {
 		out.Resource = q.Key.String()
@@ -160,26 +182,66 @@ func (b backend) Explain(ctx context.Context, q api.ExplainQuery) (api.Explanati
 	return out, nil
 }
 
+func (b backend) explainStored(ctx context.Context, sub *subscription, q match.Question) (match.Explanation, error) {
+	answer, err := match.Explain(ctx, b.subs.index, q)
+	if fhir.AsError(err) != nil {
+		return b.explainIdle(ctx, sub, q)
+	}
+	if err == nil && sub.stale != "" {
+		note := search.Condition{Text: "compiled with the definitions of its time", Met: true, Note: sub.stale}
+		answer.Conditions = append([]search.Condition{note}, answer.Conditions...)
+	}
+	return answer, err
+}
+
 // explainIdle answers for a Subscription that the index does not hold because it hears nothing:
 // that it is not in force comes first, then what its criteria says all the same.
-func (b backend) explainIdle(sub *subscription, q match.Question) (match.Explanation, error) {
-	c, err := b.search.defs.Compile(sub.Criteria)
-	if err != nil {
-		return match.Explanation{}, err
-	}
+func (b backend) explainIdle(ctx context.Context, sub *subscription, q match.Question) (match.Explanation, error) {
 	idle := search.Condition{Text: "in force", Note: "the Subscription is " + string(sub.Status) + " now"}
 	if sub.problem != "" {
 		idle.Note = sub.problem
+		return match.Explanation{Conditions: []search.Condition{idle}}, nil
 	}
-	return match.Explanation{Conditions: append([]search.Condition{idle}, c.Explain(q.Resource)...)}, nil
+	criteria, path, err := b.subs.compiled(&sub.Subscription)
+	if err != nil {
+		return match.Explanation{}, err
+	}
+	answer, err := match.ExplainCriteria(ctx, criteria, path, q)
+	answer.Matches, answer.Conditions = false, append([]search.Condition{idle}, answer.Conditions...)
+	return answer, err
+}
+
+// explainUnsaved answers for a Subscription as if it were in force.
+func (b backend) explainUnsaved(ctx context.Context, body []byte, q match.Question) (match.Explanation, error) {
+	sub, err := fhir.ParseSubscription(body)
+	if err != nil {
+		return match.Explanation{}, err
+	}
+	criteria, path, err := b.subs.compiled(sub)
+	if err != nil {
+		if err = b.upToDate(ctx); err != nil {
+			return match.Explanation{}, refusal(err)
+		}
+		criteria, path, err = b.subs.compiled(sub)
+	}
+	if err != nil {
+		return match.Explanation{}, err
+	}
+	answer, err := match.ExplainCriteria(ctx, criteria, path, q)
+	if q.At == index.Newest || err != nil {
+		return answer, err // what has not happened may come about by any interaction
+	}
+	hears := match.Listens(sub.Heard(), q.Interaction)
+	answer.Matches = answer.Matches && hears.Met
+	answer.Conditions = append([]search.Condition{hears}, answer.Conditions...)
+	return answer, nil
 }
 
 // question finds the state that is asked about: a body that is given, or a stored version; of
 // a delete the state before it, which is what a delete is matched by.
 func (b backend) question(ctx context.Context, q api.ExplainQuery) (ask match.Question, version record.Sequence, err error) {
 	if q.Body != nil {
-		ask = match.Question{Subscription: q.Subscription, At: index.Newest, Interaction: fhir.Update}
-		ask.Resource, err = b.resource(q.Body, search.Envelope{})
+		ask, err = b.questionOf(ctx, q)
 		return ask, 0, err
 	}
 	version = q.Version
@@ -212,8 +274,38 @@ func (b backend) question(ctx context.Context, q api.ExplainQuery) (ask match.Qu
 	if err != nil {
 		return ask, 0, err
 	}
-	ask.Resource, err = b.resource(e.Body, search.Envelope{ID: string(q.Key.ID), LastUpdated: e.Time})
-	return ask, version, err
+	if ask.Resource, err = b.resource(e.Body, search.Envelope{ID: string(q.Key.ID), LastUpdated: e.Time}); err != nil {
+		return ask, 0, err
+	}
+	if v.Interaction == fhir.Update {
+		ask.Before = b.bodyBefore(v.Previous)
+	}
+	b.beside(ctx, ask.Resource, version, v.Interaction)
+	return ask, version, nil
+}
+
+// questionOf asks about a body as if it were written now: as an update of the stored resource
+// of its id, if there is one.
+func (b backend) questionOf(ctx context.Context, q api.ExplainQuery) (ask match.Question, err error) {
+	ask = match.Question{Subscription: q.Subscription, At: index.Newest, Interaction: fhir.Update}
+	if ask.Resource, err = b.resource(q.Body, search.Envelope{}); err != nil {
+		return ask, err
+	}
+	b.beside(ctx, ask.Resource, ask.At, ask.Interaction)
+	key := fhir.Key{Type: ask.Resource.Type(), ID: fhir.ID(ask.Resource.ID())}
+	res, known, err := b.store.Resource(key)
+	if err == nil && known && !res.Deleted {
+		ask.Before = b.bodyBefore(res.Version)
+	}
+	return ask, err
+}
+
+// bodyBefore reads a version for FHIRPath criteria; nil where there is none.
+func (b backend) bodyBefore(version record.Sequence) func(context.Context) ([]byte, error) {
+	if version == 0 {
+		return nil
+	}
+	return func(ctx context.Context) ([]byte, error) { return matchBodies{b.versions}.Body(ctx, version) }
 }
 
 func (b backend) resource(body []byte, e search.Envelope) (*search.Resource, error) {
@@ -221,7 +313,7 @@ func (b backend) resource(body []byte, e search.Envelope) (*search.Resource, err
 	if err != nil {
 		return nil, fhir.Refuse(fhir.IssueStructure, "", err.Error())
 	}
-	r := search.NewResource(b.search.defs, t)
+	r := search.NewResource(b.subs.defs.now(), t)
 	r.Reset(t, e)
 	return r, nil
 }

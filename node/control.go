@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/carillon-fhir/carillon/match/fhir"
 	"github.com/carillon-fhir/carillon/match/fhir/record"
 	"github.com/carillon-fhir/carillon/stream"
 )
@@ -109,6 +110,36 @@ func settled(ctx context.Context, log controlLog, name string, proposal []byte) 
 			return m, err
 		}
 	}
+}
+
+// agreeOnVersion reads which version of FHIR the cluster speaks, or settles the configured one in a
+// new cluster. It is called before any other record is settled: logs that have one of those and no
+// version are of a release that knew R4 alone.
+func agreeOnVersion(ctx context.Context, log controlLog, configured fhir.Version) (fhir.Version, error) {
+	type settings struct {
+		Version fhir.Version `json:"version"`
+	}
+	proposal := settings{configured}
+	switch _, err := log.newest(ctx, stream.ControlSubject("partitions")); {
+	case err == nil:
+		proposal.Version = fhir.R4
+	case !errors.Is(err, stream.ErrNotFound):
+		return "", fmt.Errorf("read control record partitions: %w", err)
+	}
+	// Whoever else starts now writes its version before its partitions, so a table that appears in
+	// between comes with a version that wins over this proposal.
+	m, err := settled(ctx, log, "fhir", record.Encode(proposal))
+	if err != nil {
+		return "", err
+	}
+	var r settings
+	if err := json.Unmarshal(m.Data, &r); err != nil {
+		return "", fmt.Errorf("record of the FHIR version at %d: %w", m.Sequence, err)
+	}
+	if r.Version != configured {
+		return "", fmt.Errorf("this cluster speaks FHIR %s, and fhir.version is %s: the version of a cluster is for good; set it to %s, or begin a new cluster", r.Version, configured, r.Version)
+	}
+	return r.Version, nil
 }
 
 // level is how this release understands the logs: what matches what, and which number it gets. All

@@ -8,6 +8,9 @@
 // pending entries in the store and offers them to the lanes (package deliver), which send
 // them and append outcomes; the feed of the outcomes settles them in the store.
 //
+// Criteria that ask for other resources are told of them by the projection, as they were at the
+// event (repository.go), or by another FHIR server where the configuration says so (upstream.go).
+//
 // stream, match, deliver and store do not know one another. Each says in an interface of its
 // own what it needs; wiring.go holds the few lines that fill them.
 //

@@ -140,6 +140,10 @@ func (f *feed) foldEvents(ctx context.Context, ms []stream.Message) error {
 			if s := f.subs.apply(*c); s != nil {
 				f.changed(s)
 			}
+		} else if defines(c.Key.Type) {
+			for _, s := range f.subs.define(*c) {
+				f.changed(s)
+			}
 		}
 		f.versions.put(c.Event)
 		f.observe.ingested(*c)

@@ -7,12 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/url"
 	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/carillon-fhir/carillon/match"
 	"github.com/carillon-fhir/carillon/match/fhir"
 	"github.com/carillon-fhir/carillon/match/fhir/json"
 	"github.com/carillon-fhir/carillon/match/fhir/record"
@@ -36,6 +36,7 @@ type gate struct {
 	versions *versions
 	subs     *registry
 	search   *searcher
+	others   match.Repository // what criteria are told of other resources
 	disk     *disk
 	draining func() bool
 	// ready says why nothing can be written now; nil when it can.
@@ -262,24 +263,44 @@ func ifMatch(w api.Write, res store.Resource, known bool) error {
 // bodies are the versions that the change makes: one, or two for a Subscription that goes
 // live with it. Both are in one batch, so that an answer means that it is in force.
 func (g *gate) bodies(ctx context.Context, w api.Write) ([][]byte, []fhir.Issue, error) {
-	if w.Key.Type != "Subscription" || w.Interaction == fhir.Delete {
+	if w.Interaction == fhir.Delete {
 		return [][]byte{w.Body}, nil, nil
 	}
-	sub, err := g.subs.validate(w.Body)
+	switch w.Key.Type {
+	case "SearchParameter":
+		return [][]byte{w.Body}, nil, g.subs.defs.check(w.Key, w.Body)
+	case "Subscription":
+	default:
+		return [][]byte{w.Body}, nil, nil
+	}
+	sub, warnings, err := g.validate(ctx, w.Body)
 	if err != nil {
 		return nil, nil, err
 	}
 	if sub.Status != fhir.StatusRequested {
-		return [][]byte{w.Body}, nil, nil
+		return [][]byte{w.Body}, warnings, nil
 	}
 	if !g.subs.channelOn(sub.Channel.Type) {
-		return [][]byte{w.Body}, []fhir.Issue{channelOff(sub.Channel.Type)}, nil
+		return [][]byte{w.Body}, append(warnings, channelOff(sub.Channel.Type)), nil
 	}
 	active, err := json.SetString(w.Body, "status", string(fhir.StatusActive))
 	if err != nil {
 		return nil, nil, fmt.Errorf("activate %s: %w", w.Key, err)
 	}
-	return [][]byte{w.Body, active}, nil, nil
+	return [][]byte{w.Body, active}, warnings, nil
+}
+
+// validate checks a Subscription that is to be written. Before one is refused, this node knows
+// every definition that any node has acknowledged: its criteria may use one that is a moment old.
+func (g *gate) validate(ctx context.Context, body []byte) (*fhir.Subscription, []fhir.Issue, error) {
+	sub, warnings, err := g.subs.validate(body)
+	if err == nil {
+		return sub, warnings, nil
+	}
+	if behind := g.upToDate(ctx); behind != nil {
+		return nil, nil, refusal(behind)
+	}
+	return g.subs.validate(body)
 }
 
 // owner is who a Subscription belongs to. An update by somebody else who may (an operator)
@@ -355,11 +376,12 @@ func (g *gate) standing(ctx context.Context, w api.Write, res store.Resource, kn
 // unique prepares a conditional create: it finds what matches, or gives the record that lets
 // only one of two creates with the same criteria succeed.
 func (g *gate) unique(ctx context.Context, w api.Write) (plan, stream.Msg, error) {
-	query, err := url.ParseQuery(w.IfNoneExist)
-	if err != nil || len(query) == 0 {
-		return plan{}, stream.Msg{}, fhir.Refuse(fhir.IssueValue, "", "If-None-Exist must be a search query such as identifier=http://example.org|123")
+	condition, err := g.search.condition(w.Key.Type, w.IfNoneExist)
+	if err != nil {
+		return plan{}, stream.Msg{}, err
 	}
-	sum := sha256.Sum256([]byte(w.Key.Type + "?" + query.Encode()))
+	// However it is spelled, one condition has one record.
+	sum := sha256.Sum256([]byte(condition.criteria.Canonical()))
 	subject := stream.UniqueSubject(hex.EncodeToString(sum[:16]))
 	// Read before the search: a create that slips in between moves this record.
 	expect := record.Sequence(0)
@@ -372,25 +394,24 @@ func (g *gate) unique(ctx context.Context, w api.Write) (plan, stream.Msg, error
 	case !errors.Is(err, stream.ErrNotFound):
 		return plan{}, stream.Msg{}, refusal(err)
 	}
-	if err := g.search.selecting(w.Key.Type, query); err != nil {
-		return plan{}, stream.Msg{}, err
-	}
 	// What a producer was told, here or by another node, is in the log and may not be folded yet.
 	if err := g.upToDate(ctx); err != nil {
 		return plan{}, stream.Msg{}, refusal(err)
 	}
-	found, err := g.search.find(ctx, w.Key.Type, query)
+	result, err := g.search.search(ctx, condition)
 	if err != nil {
 		return plan{}, stream.Msg{}, err
 	}
-	switch found.Total {
-	case 0:
+	switch found := result.matches; {
+	case len(found) == 0:
 		return plan{}, stream.Msg{Subject: subject, Data: []byte(w.Key.String()), ExpectLast: stream.Expect(expect)}, nil
-	case 1:
-		m := found.Matches[0]
-		return plan{done: true, written: api.Written{Key: m.Key, Version: m.Version, Time: m.Time, Interaction: fhir.Unchanged, Body: m.Body}}, stream.Msg{}, nil
+	case len(found) > 1:
+		return plan{}, stream.Msg{}, fhir.Refuse(fhir.IssueDuplicate, "", "several resources match If-None-Exist; it must find at most one")
+	case w.MustCreate:
+		return plan{}, stream.Msg{}, fhir.Refuse(fhir.IssueConflict, "", found[0].Key.String()+" has come to match the condition")
 	}
-	return plan{}, stream.Msg{}, fhir.Refuse(fhir.IssueDuplicate, "", fmt.Sprintf("%d resources match If-None-Exist; it must find at most one", found.Total))
+	m := result.matches[0]
+	return plan{done: true, written: api.Written{Key: m.Key, Version: m.Version, Time: m.Time, Interaction: fhir.Unchanged, Body: m.Body}}, stream.Msg{}, nil
 }
 
 // publish appends a plan's messages and returns the sequence of the first. duplicate says that
@@ -562,14 +583,15 @@ func shown(e record.Event) ([]byte, error) {
 	})
 }
 
-// hashBody is the content hash and the identifiers of a resource, as the store keeps them.
-func hashBody(body []byte) ([16]byte, [][2]string, error) {
+// hashBody reads the content hash, the identifiers and the references of a resource, as the store
+// keeps them.
+func hashBody(body []byte) (store.Content, error) {
 	t := json.Borrow()
 	defer t.Release()
 	if err := t.Parse(body, json.Limits{}); err != nil {
-		return [16]byte{}, nil, err
+		return store.Content{}, err
 	}
-	return json.ContentHash(t), identifiers(t), nil
+	return store.Content{Sum: json.ContentHash(t), Identifiers: identifiers(t), References: references(t)}, nil
 }
 
 // contentHash is hashBody for who asks only whether a change changes anything.

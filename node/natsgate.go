@@ -254,7 +254,7 @@ func (n *natsGate) read(m *nats.Msg) (api.Write, error) {
 		return api.Write{}, fhir.Refuse(fhir.IssueValue, "", "header Fhir-Interaction must be create, update or delete")
 	}
 	if !n.defs.HasType(key.Type) {
-		return api.Write{}, fhir.Refuse(fhir.IssueNotSupported, "", key.Type+" is no resource type of FHIR R4")
+		return api.Write{}, fhir.Refuse(fhir.IssueNotSupported, "", key.Type+" is no resource type of FHIR "+string(n.gate.subs.version))
 	}
 	if w.Interaction == fhir.Delete && len(m.Data) == 0 {
 		return w, nil

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -17,6 +18,7 @@ import (
 	"github.com/carillon-fhir/carillon/deliver"
 	"github.com/carillon-fhir/carillon/deliver/resthook"
 	"github.com/carillon-fhir/carillon/match"
+	"github.com/carillon-fhir/carillon/match/fhir"
 	"github.com/carillon-fhir/carillon/match/fhir/record"
 	"github.com/carillon-fhir/carillon/match/search"
 	"github.com/carillon-fhir/carillon/node/api"
@@ -42,7 +44,8 @@ type Node struct {
 	store     *store.Store
 	server    *stream.Server
 	publisher *stream.Publisher
-	defs      *search.Definitions
+	fhir      fhir.Version        // of every resource here
+	defs      *search.Definitions // the standard's own
 	observe   *observer
 	subs      *registry
 	tokens    *tokens
@@ -53,6 +56,7 @@ type Node struct {
 	delivery  *owners
 	ring      *ring
 	versions  *versions
+	others    match.Repository
 	feed      *feed
 	gate      *gate
 	lanes     map[string]*deliver.Lane
@@ -164,21 +168,22 @@ func (n *Node) Start(ctx context.Context) error {
 		name string
 		run  func(context.Context) error
 	}{
-		{"http face", n.openHTTP},       // alive, and not ready
-		{"projection", n.openStore},     // what we remember
-		{"log", n.openLog},              // the embedded server, its streams, what is in them proven synced
-		{"projection and log", n.agree}, // a projection of another log is made again
-		{"state", n.loadState},          // Subscriptions, tokens, partition table
-		{"feed", n.startFeed},           // the logs folded up to their ends
-		{"login", n.checkLogin},         // whether the listeners may be opened at all
-		{"membership", n.join},          // from here on others count on this node
-		{"matching", n.startMatching},   // changes become blocks of matches
-		{"delivery", n.startDelivery},   // matches become notifications
-		{"timers", n.startTimers},       // ends of Subscriptions; tokens that the engine gave up
-		{"producers", n.startProducers}, // changes from NATS
-		{"peers", n.startPeers},         // questions of other nodes
-		{"service", n.startService},     // questions of operators by NATS
-		{"http", n.startHTTP},           // last, so that ready is true
+		{"http face", n.openHTTP},          // alive, and not ready
+		{"projection", n.openStore},        // what we remember
+		{"log", n.openLog},                 // the embedded server, its streams, what is in them proven synced
+		{"projection and log", n.agree},    // a projection of another log is made again
+		{"state", n.loadState},             // Subscriptions, tokens, partition table
+		{"feed", n.startFeed},              // the logs folded up to their ends
+		{"login", n.checkLogin},            // whether the listeners may be opened at all
+		{"membership", n.join},             // from here on others count on this node
+		{"matching", n.startMatching},      // changes become blocks of matches
+		{"delivery", n.startDelivery},      // matches become notifications
+		{"timers", n.startTimers},          // ends of Subscriptions; tokens that the engine gave up
+		{"producers", n.startProducers},    // changes from NATS
+		{"peers", n.startPeers},            // questions of other nodes
+		{"service", n.startService},        // questions of operators by NATS
+		{"definitions", n.loadDefinitions}, // what the configuration adds to the standard's own
+		{"http", n.startHTTP},              // last, so that ready is true
 	} {
 		if err := step.run(ctx); err != nil {
 			return fmt.Errorf("start %s: %w", step.name, err)
@@ -245,10 +250,25 @@ func (n *Node) openStore(context.Context) error {
 		n.log.Info("projection is made again from the logs", "kept", kept)
 	}
 	err := n.reopenStore()
-	if errors.Is(err, store.ErrDamaged) && n.cfg.Clustered() {
+	switch {
+	case errors.Is(err, store.ErrDamaged) && n.cfg.Clustered():
 		return errors.Join(n.renewStore(err), n.reopenStore())
+	case errors.Is(err, store.ErrOlder):
+		return errors.Join(n.replaceStore(), n.reopenStore())
 	}
 	return err
+}
+
+// replaceStore moves a projection of an older release aside, so that the logs, which are read by
+// every later release, make one of this. Nothing is lost with it: it was folded from them. The
+// older release refuses the new file by name, and folds its own again with --rebuild.
+func (n *Node) replaceStore() error {
+	kept, err := store.Rebuild(n.data.projection())
+	if err != nil {
+		return err
+	}
+	n.log.Info("projection of an older release is made again from the logs, which takes a while", "kept", kept)
+	return nil
 }
 
 // renewStore moves a damaged projection aside, so that the logs make another. A cluster heals by
@@ -349,7 +369,11 @@ func (n *Node) agree(ctx context.Context) error {
 }
 
 func (n *Node) loadState(ctx context.Context) (err error) {
-	n.defs = search.R4().WithBaseURLs(n.baseURLs()...)
+	log := controls{n.server}
+	if n.fhir, err = agreeOnVersion(ctx, log, fhir.Version(n.cfg.FHIR.Version)); err != nil {
+		return err
+	}
+	n.defs = search.For(n.fhir).WithBaseURLs(n.baseURLs()...).WithRepository()
 	rules, err := egress(n.cfg)
 	if err != nil {
 		return err
@@ -358,13 +382,12 @@ func (n *Node) loadState(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	n.subs = newRegistry(n.log, n.defs, n.cfg.Delivery, func(u *url.URL) error {
+	n.subs = newRegistry(n.log, n.fhir, newDefinitions(n.log, n.defs), n.cfg.Delivery, func(u *url.URL) error {
 		if err := n.resthook.CheckURL(u.String()); err != nil {
 			return err
 		}
 		return nil
 	})
-	log := controls{n.server}
 	if err := checkLevel(ctx, log); err != nil {
 		return err
 	}
@@ -412,7 +435,7 @@ func (n *Node) baseURLs() []string {
 		}
 	}
 	for _, u := range urls {
-		urls = append(urls, u+"/R4") // the alias of the version
+		urls = append(urls, u+"/"+string(n.fhir)) // the alias of the version
 	}
 	return urls
 }
@@ -436,10 +459,17 @@ func (n *Node) startFeed(ctx context.Context) error {
 	n.matching, n.delivery = &owners{}, &owners{} // nothing is owned yet, and may be asked for
 	n.ring = newRing(ringChanges, ringBytes, n.store.Position().Events)
 	n.versions = newVersions(cacheBytes, n.readEvent, n.readEvents)
-	finder := &searcher{defs: n.defs, store: n.store, subs: n.subs, versions: n.versions}
+	var err error
+	if n.others, err = n.repository(); err != nil {
+		return err
+	}
+	finder := &searcher{
+		defs: n.subs.defs, store: n.store, versions: n.versions, ring: n.ring, others: n.others,
+		scans: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
+	}
 	n.gate = &gate{
 		log: n.log, store: n.store, events: n.publisher, ring: n.ring, versions: n.versions,
-		subs: n.subs, search: finder, disk: n.disk, draining: n.draining.Load, ready: n.health.writable,
+		subs: n.subs, search: finder, others: n.others, disk: n.disk, draining: n.draining.Load, ready: n.health.writable,
 		newest: func(ctx context.Context, subject string) (stream.Message, error) {
 			return n.server.LastFor(ctx, stream.Events, subject)
 		},
@@ -621,6 +651,7 @@ func (n *Node) startMatching(context.Context) error {
 			Index:       n.subs.index,
 			Events:      events,
 			Bodies:      matchBodies{n.versions},
+			Repository:  n.others,
 			Blocks:      blocks{n.server},
 			Dead:        deadIngest{n.server},
 			Observer:    n.observe.matching(),
@@ -712,6 +743,8 @@ func (n *Node) startHTTP(context.Context) error {
 		},
 		PublicURL:      n.cfg.Node.PublicURL,
 		Version:        n.version,
+		FHIR:           string(n.fhir),
+		FHIRVersion:    n.fhir.Number(),
 		Types:          n.defs.Types(),
 		InsecurePublic: n.cfg.Run.InsecurePublic,
 	})))

@@ -6,14 +6,17 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/url"
 	"slices"
 	"sync"
 	"time"
+	"weak"
 
 	"github.com/carillon-fhir/carillon/deliver"
 	"github.com/carillon-fhir/carillon/match/fhir"
 	"github.com/carillon-fhir/carillon/match/fhir/record"
+	"github.com/carillon-fhir/carillon/match/fhirpath"
 	"github.com/carillon-fhir/carillon/match/index"
 	"github.com/carillon-fhir/carillon/match/search"
 	"github.com/carillon-fhir/carillon/node/config"
@@ -25,10 +28,15 @@ import (
 // through the index, what it wants to hear. The feed applies changes in the order of the log;
 // everybody else reads.
 //
-// It is derived state: at a start it is made from the store's versions.
+// A criteria is compiled with the definitions that stand at its Subscription's place in the log.
+// Where one that it uses changes later, it is compiled again and is in force in its new form from
+// there on; if that fails, the form that it had stays in force.
+//
+// It is derived state: at a start it is made from the store's versions, in the order of the log.
 type registry struct {
 	log      *slog.Logger
-	defs     *search.Definitions
+	version  fhir.Version
+	defs     *definitions
 	index    *index.Index
 	delivery config.Delivery
 	endpoint func(*url.URL) error // refuses addresses that may not be sent to
@@ -38,6 +46,11 @@ type registry struct {
 	mu    sync.RWMutex
 	byID  map[fhir.ID]*subscription // deleted ones too
 	homes map[record.Sequence]home  // of every birth: what is pending of a former life is still to be withdrawn
+
+	// Of the one who applies changes alone:
+	users      map[string]map[fhir.ID]bool // by name of a definition: who uses it
+	uncompiled map[fhir.ID]bool            // whose criteria could not be compiled last: any other definition may mend it
+	paths      pathCache
 }
 
 // home says whose birth it is and which lane sends for it. It is decided by the first version
@@ -59,14 +72,20 @@ type subscription struct {
 	deleted  bool
 	problem  string // why the stored version cannot be evaluated; empty if it can
 	errorMsg string // Subscription.error as stored
+
+	criteria *search.Criteria     // by which it is matched; nil if it hears nothing
+	path     *fhirpath.Expression // that must be true as well; nil if there is none
+	uses     []string             // names of the definitions that criteria depends on
+	stale    string               // why criteria is of older definitions than those that stand; empty if it is not
 }
 
 // pausedSet holds the Subscriptions that an operator has paused, with the birth that was meant.
 type pausedSet map[fhir.ID]record.Sequence
 
-func newRegistry(log *slog.Logger, defs *search.Definitions, cfg config.Delivery, endpoint func(*url.URL) error) *registry {
+func newRegistry(log *slog.Logger, version fhir.Version, defs *definitions, cfg config.Delivery, endpoint func(*url.URL) error) *registry {
 	return &registry{
 		log:      log,
+		version:  version,
 		defs:     defs,
 		index:    index.New(),
 		delivery: cfg,
@@ -74,6 +93,9 @@ func newRegistry(log *slog.Logger, defs *search.Definitions, cfg config.Delivery
 		paused:   &control[pausedSet]{name: "paused"},
 		byID:     map[fhir.ID]*subscription{},
 		homes:    map[record.Sequence]home{},
+		users:    map[string]map[fhir.ID]bool{},
+
+		uncompiled: map[fhir.ID]bool{},
 	}
 }
 
@@ -96,19 +118,99 @@ func laneAttempts(ctx context.Context, log controlLog, configured int) (int, err
 	return r.Attempts, nil
 }
 
-// load applies what the store has of Subscriptions.
+// load applies what the store has of Subscriptions and of the definitions that they use.
 func (r *registry) load(s *store.Store) error {
-	return s.SubscriptionVersions(func(v store.SubscriptionVersion) error {
-		r.apply(record.Change{
-			Event: record.Event{
-				Sequence: v.Sequence, Time: v.Time, Owner: v.Owner, Body: v.Body,
-				Key: fhir.Key{Type: "Subscription", ID: v.ID},
-			},
+	return s.KeptVersions(func(v store.KeptVersion) error {
+		c := record.Change{
+			Event:       record.Event{Sequence: v.Sequence, Time: v.Time, Owner: v.Owner, Body: v.Body, Key: v.Key},
 			Interaction: v.Interaction,
 			Birth:       v.Birth,
-		})
+		}
+		if defines(v.Key.Type) {
+			r.define(c)
+		} else {
+			r.apply(c)
+		}
 		return nil
 	})
+}
+
+// define takes a change of a definition over, and compiles again what uses it: the form that
+// follows is in force for what comes after the change. It returns those that are new for it.
+func (r *registry) define(c record.Change) (changed []*subscription) {
+	defer func() {
+		if p := recover(); p != nil { // it must not stop the feed, now and at every start
+			r.log.Error("taking over a definition panicked", "resource", c.Key.String(), "sequence", c.Sequence, "panic", fmt.Sprintf("%T", p))
+		}
+	}()
+	for _, s := range r.concerned(r.defs.apply(c)) {
+		next := *s
+		r.compileAgain(&next, c.Sequence)
+		r.mu.Lock()
+		r.byID[next.id] = &next
+		r.mu.Unlock()
+		changed = append(changed, &next)
+	}
+	return changed
+}
+
+// concerned lists those in force whose criteria may mean something else now that names do, and
+// those whose criteria could not be compiled and perhaps can be, in order of their ids.
+func (r *registry) concerned(names []string) (list []*subscription) {
+	if len(names) == 0 {
+		return nil
+	}
+	ids := maps.Clone(r.uncompiled)
+	for _, name := range names {
+		if !isParameter(name) {
+			maps.Copy(ids, r.users[name])
+		}
+	}
+	if slices.ContainsFunc(names, isParameter) {
+		now := r.defs.now()
+		for id, s := range r.byID { // only the caller writes it
+			uses := func(name string) bool { return mentions(s.Criteria, name) }
+			if s.criteria != nil && slices.ContainsFunc(names, uses) && !s.criteria.Current(now) {
+				ids[id] = true
+			}
+		}
+	}
+	for id := range ids {
+		list = append(list, r.byID[id])
+	}
+	slices.SortFunc(list, func(a, b *subscription) int { return compareIDs(a.id, b.id) })
+	return list
+}
+
+// compileAgain compiles the criteria of a Subscription with the definitions as they were changed
+// at a place of the log.
+func (r *registry) compileAgain(s *subscription, at record.Sequence) {
+	was := *s
+	s.problem, s.stale, s.criteria = "", "", nil
+	if r.compile(s); s.criteria != nil {
+		r.forget(&was)
+		r.index.Put(r.entry(s, at))
+		return
+	}
+	if was.criteria != nil {
+		s.stale, s.problem, s.criteria = unusable(at, s.problem), "", was.criteria
+	}
+}
+
+// entry is what the index is to hold of a Subscription that hears something, and notes what it
+// uses. Called before others see the Subscription.
+func (r *registry) entry(s *subscription, from record.Sequence) index.Entry {
+	s.uses = r.defs.uses(s.criteria)
+	for _, name := range s.uses {
+		if r.users[name] == nil {
+			r.users[name] = map[fhir.ID]bool{}
+		}
+		r.users[name][s.id] = true
+	}
+	return index.Entry{
+		ID: s.id, Birth: s.birth, Version: s.version, From: from, End: s.End,
+		Interactions: s.Heard(), Criteria: s.criteria, Basis: r.defs.basis(s.uses), Path: s.path,
+	}
 }
 
 // apply takes a change of a Subscription over. It returns the Subscription as it is now, and
@@ -131,21 +233,40 @@ func (r *registry) apply(c record.Change) *subscription {
 	if _, ok := r.homes[now.birth]; !ok {
 		r.homes[now.birth] = home{now.id, stream.LaneFor(cmp.Or(now.Attempts, r.attempts), now.id)}
 	}
+	r.mu.Unlock()
+	delete(r.uncompiled, now.id)
+	if now.hears() {
+		r.compile(now)
+	}
+	if old != nil {
+		r.forget(old)
+	}
+	var entry index.Entry
+	if now.criteria != nil {
+		entry = r.entry(now, 0)
+	}
+	r.mu.Lock()
 	r.byID[now.id] = now
 	r.mu.Unlock()
 
 	if mutant("stale-registry") && now.version > now.birth+1 { // the create is two records
 		return now
 	}
-	if criteria := r.inForce(now); criteria != nil {
-		r.index.Put(index.Entry{
-			ID: now.id, Birth: now.birth, Version: now.version, End: now.End,
-			Interactions: now.Heard(), Criteria: criteria,
-		})
+	if now.criteria != nil {
+		r.index.Put(entry)
 	} else {
 		r.index.Close(now.id, now.version)
 	}
 	return now
+}
+
+// forget drops what is known of the definitions that a form of a Subscription used.
+func (r *registry) forget(s *subscription) {
+	for _, name := range s.uses {
+		if delete(r.users[name], s.id); len(r.users[name]) == 0 {
+			delete(r.users, name)
+		}
+	}
 }
 
 // read parses a stored version. What the gate accepted can be read; what an older or newer
@@ -171,26 +292,81 @@ func (r *registry) read(now *subscription, body []byte) {
 	}
 }
 
-// inForce is the criteria by which a version is matched; nil if it hears nothing. A
-// Subscription in error is still matched: its numbers go on, and its owner can see what it
-// has missed.
-func (r *registry) inForce(s *subscription) (c *search.Criteria) {
+// hears reports whether a version is matched. A Subscription in error is: its numbers go on, and
+// its owner can see what it has missed.
+func (s *subscription) hears() bool {
+	return !s.deleted && s.problem == "" && (s.Status == fhir.StatusActive || s.Status == fhir.StatusError)
+}
+
+// compile makes the criteria by which a version is matched, or says why it cannot be.
+func (r *registry) compile(s *subscription) {
+	r.uncompiled[s.id] = true
 	defer func() {
 		if p := recover(); p != nil {
-			s.problem, c = "its criteria cannot be evaluated", nil
-			r.log.Error("compiling stored criteria panicked, the Subscription hears nothing", "subscription", s.id, "sequence", s.version, "panic", fmt.Sprintf("%T", p))
+			s.problem, s.criteria = "its criteria cannot be evaluated", nil
+			r.log.Error("compiling stored criteria panicked", "subscription", s.id, "sequence", s.version, "panic", fmt.Sprintf("%T", p))
 		}
 	}()
-	if s.deleted || s.problem != "" || (s.Status != fhir.StatusActive && s.Status != fhir.StatusError) {
-		return nil
-	}
-	criteria, err := r.defs.Compile(s.Criteria)
+	criteria, path, err := r.compiled(&s.Subscription)
 	if err != nil {
 		s.problem = err.Error()
-		r.log.Error("stored criteria cannot be evaluated, the Subscription hears nothing", "subscription", s.id, "sequence", s.version, "err", err)
+		r.log.Error("stored criteria cannot be evaluated", "subscription", s.id, "sequence", s.version, "err", err)
+		return
+	}
+	delete(r.uncompiled, s.id)
+	s.criteria, s.path = criteria, r.paths.shared(path, contextOf(criteria))
+}
+
+// compiled compiles criteria with the definitions that stand now.
+func (r *registry) compiled(s *fhir.Subscription) (criteria *search.Criteria, path *fhirpath.Expression, err error) {
+	if criteria, err = r.defs.now().Compile(s.Criteria); err != nil || s.Path == "" {
+		return criteria, nil, err
+	}
+	path, err = compilePath(r.version, s.Path, criteria)
+	return criteria, path, err
+}
+
+// compilePath compiles a FHIRPath criteria about what a criteria finds, which is nil if it could
+// not be compiled.
+func compilePath(v fhir.Version, path string, criteria *search.Criteria) (*fhirpath.Expression, error) {
+	return fhirpath.Compile(path, fhirpath.Options{Version: v, Context: contextOf(criteria), Trigger: true})
+}
+
+// contextOf is the resource type that a criteria finds; empty if that may be one of several.
+func contextOf(criteria *search.Criteria) string {
+	if criteria == nil || len(criteria.Types()) != 1 {
+		return ""
+	}
+	return criteria.Types()[0]
+}
+
+// pathCache lets equal expressions be one, so that an event asks them once.
+type pathCache struct {
+	known map[pathKey]weak.Pointer[fhirpath.Expression]
+	sweep int // size at which those that are gone are swept out
+}
+
+// pathKey says which expressions are equal: those of one text, compiled about one type.
+type pathKey struct{ about, text string }
+
+// shared is the expression that stands for all equal ones; nil for nil.
+func (c *pathCache) shared(e *fhirpath.Expression, about string) *fhirpath.Expression {
+	if e == nil {
 		return nil
 	}
-	return criteria
+	key := pathKey{about, e.String()}
+	if known := c.known[key].Value(); known != nil {
+		return known
+	}
+	if c.known == nil {
+		c.known = map[pathKey]weak.Pointer[fhirpath.Expression]{}
+	}
+	if len(c.known) >= c.sweep {
+		maps.DeleteFunc(c.known, func(_ pathKey, p weak.Pointer[fhirpath.Expression]) bool { return p.Value() == nil })
+		c.sweep = max(1024, 2*len(c.known))
+	}
+	c.known[key] = weak.Make(e)
+	return e
 }
 
 // get returns the newest version of a Subscription; nil if there never was one.
@@ -222,19 +398,51 @@ func (r *registry) home(birth record.Sequence) (home, bool) {
 	return h, ok
 }
 
-// validate checks a Subscription that is to be written.
-func (r *registry) validate(body []byte) (*fhir.Subscription, error) {
-	sub, err := fhir.ParseSubscription(body)
-	if err != nil {
-		return nil, err
+// validate checks a Subscription that is to be written. The warnings are of one that may be.
+func (r *registry) validate(body []byte) (sub *fhir.Subscription, warnings []fhir.Issue, err error) {
+	if sub, err = fhir.ParseSubscription(body); err != nil {
+		return nil, nil, err
 	}
-	return sub, sub.Validate(fhir.Rules{
+	var criteria *search.Criteria
+	var path *fhirpath.Expression
+	err = sub.Validate(fhir.Rules{
+		Version:   r.version,
 		Now:       time.Now(),
 		AllowHTTP: r.delivery.Egress.AllowHTTP,
-		Compile:   func(c string) error { _, err := r.defs.Compile(c); return err },
-		Endpoint:  r.endpoint,
+		Compile:   func(c string) (err error) { criteria, err = r.defs.now().Compile(c); return err },
+		CompilePath: func(p, _ string) (err error) {
+			path, err = compilePath(r.version, p, criteria)
+			return err
+		},
+		Endpoint: r.endpoint,
 	})
+	if err != nil {
+		return sub, nil, err
+	}
+	return sub, doubts(criteria, path), nil
 }
+
+// doubts warns of criteria that are accepted and do hardly what their author wants.
+func doubts(criteria *search.Criteria, path *fhirpath.Expression) (warnings []fhir.Issue) {
+	warn := func(text string) {
+		warnings = append(warnings, fhir.Issue{Type: fhir.IssueProcessing, Expression: "Subscription.criteria", Diagnostics: text})
+	}
+	if never := criteria.Never(); never != "" {
+		warn("the criteria can never match: " + never)
+	} else if !criteria.AnyType() && !slices.ContainsFunc(criteria.Types(), stored) {
+		warn("the criteria can never match: a " + criteria.Types()[0] + " is not stored here, so there are no events of it")
+	}
+	if path != nil {
+		for _, w := range path.Warnings() {
+			warn("fhir-path-criteria-expression: " + w)
+		}
+	}
+	return warnings
+}
+
+// stored reports whether resources of a type can be written: Parameters have no address (FHIR R4
+// 2.42).
+func stored(typ string) bool { return typ != "Parameters" }
 
 // channelOn reports whether a channel type is switched on in this cluster.
 func (r *registry) channelOn(channel string) bool {

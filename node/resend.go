@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/carillon-fhir/carillon/match"
 	"github.com/carillon-fhir/carillon/match/fhir"
 	"github.com/carillon-fhir/carillon/match/fhir/record"
 	"github.com/carillon-fhir/carillon/match/index"
@@ -93,6 +94,9 @@ func (a *admin) resendHits(ctx context.Context, r api.Resend, v store.Version) (
 		return nil, "", err
 	}
 	hits := a.subs.index.Match(index.Newest, time.Now(), interaction, res, nil, nil)
+	if hits, err = a.resendPaths(ctx, v, interaction, res, hits); err != nil {
+		return nil, "", err
+	}
 	if r.Subscription == "" {
 		return hits, interaction, nil
 	}
@@ -106,6 +110,23 @@ func (a *admin) resendHits(ctx context.Context, r api.Resend, v store.Version) (
 		}
 	}
 	return nil, interaction, nil
+}
+
+// resendPaths leaves out those whose FHIRPath criteria is not true. As with Medplum, one who
+// resends as a create is told of a resource that had no state before.
+func (a *admin) resendPaths(ctx context.Context, v store.Version, i fhir.Interaction, r *search.Resource, hits []index.Hit) ([]index.Hit, error) {
+	change := match.Change{Interaction: i, State: r.Tree(), Time: v.Time}
+	if i == fhir.Update {
+		change.Before = backend{a.gate}.bodyBefore(v.Previous)
+	}
+	kept, undecided, err := match.NewPaths().Filter(ctx, change, hits, nil)
+	if err != nil {
+		return nil, err
+	}
+	if len(undecided) > 0 {
+		return nil, fhir.Refuse(fhir.IssueProcessing, "", fmt.Sprintf("Subscription/%s: %s", undecided[0].ID, undecided[0].Err))
+	}
+	return kept, nil
 }
 
 // passed waits until the event's partition has decided about it: only then is it known which

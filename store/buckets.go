@@ -18,7 +18,8 @@ const (
 	bResource                   // type 0 id → Resource and its identifiers (EVENTS)
 	bVersion                    // event → Version (EVENTS); DESIGN calls it before
 	bIdentifier                 // type 0 hash(value) hash(system) id → nothing (EVENTS)
-	bSubscription               // id 0 event → SubscriptionVersion (EVENTS)
+	bReference                  // hash(target) type 0 id → nothing; rows are never removed (EVENTS)
+	bSubscription               // id 0 event, or type / id 0 event for a definition → SubscriptionVersion (EVENTS)
 	bCounter                    // birth → last event number given (MATCHES)
 	bMatch                      // birth number → match (MATCHES)
 	bMatchID                    // birth event → number (MATCHES)
@@ -36,6 +37,7 @@ const (
 
 var bucketNames = [bucketCount]string{
 	bMeta: "meta", bResource: "resource", bVersion: "version", bIdentifier: "identifier",
+	bReference:    "reference",
 	bSubscription: "subscription", bCounter: "counter", bMatch: "match", bMatchID: "matchid",
 	bReplay: "replay", bPurge: "purge", bState: "state", bOutcome: "outcome",
 	bOutcomeBy: "outcomeby", bPending: "pending", bDead: "dead", bDeadID: "deadid",

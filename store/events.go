@@ -82,9 +82,8 @@ func (s *Store) foldEvents(ctx context.Context, events []record.Event, through r
 
 // content is what the fold wants to know of a body.
 type content struct {
-	hash        [16]byte
-	identifiers [][2]string
-	err         error
+	Content
+	err error
 }
 
 // read looks into an event's body. A reader that panics must not stop the projection.
@@ -97,7 +96,7 @@ func (s *Store) read(e *record.Event) (c content) {
 			c = content{err: fmt.Errorf("reading the body of event %d failed", e.Sequence)}
 		}
 	}()
-	c.hash, c.identifiers, c.err = s.hash(e.Body)
+	c.Content, c.err = s.hash(e.Body)
 	return c
 }
 
@@ -176,7 +175,7 @@ func decide(old *resourceRow, e *record.Event, c *content) (did fhir.Interaction
 	switch {
 	case c.err != nil:
 		return fhir.Unchanged, false
-	case old.exists() && old.Hash == c.hash:
+	case old.exists() && old.Hash == c.Sum:
 		return fhir.Unchanged, true
 	case e.Asked != "":
 		return e.Asked, true
@@ -224,12 +223,13 @@ func (f *folding) effect(old *resourceRow, e *record.Event, c *content, did fhir
 		Deleted: did == fhir.Delete, Time: e.Time,
 	}}
 	if !now.Deleted {
-		now.Hash = c.hash
-		now.identifiers = identifierKeys(c.identifiers)
+		now.Hash = c.Sum
+		now.identifiers = identifierKeys(c.Identifiers)
 		if !old.exists() {
 			now.Birth = e.Sequence
 		}
 	}
+	f.refer(e.Key, c.References, old.Version == 0)
 	for _, id := range old.identifiers {
 		if _, kept := slices.BinarySearch(now.identifiers, id); !kept {
 			f.delete(bIdentifier, identifierKey(e.Key, id))
@@ -243,14 +243,15 @@ func (f *folding) effect(old *resourceRow, e *record.Event, c *content, did fhir
 	return now
 }
 
-// keep stores an effective change in the resource's history, and the body of a Subscription.
+// keep stores an effective change in the resource's history, and the body of a Subscription or of
+// a definition.
 func (f *folding) keep(old *resourceRow, c *record.Change) {
 	v := Version{
 		Sequence: c.Sequence, Key: c.Key, Interaction: c.Interaction,
 		Previous: c.Previous, Chain: old.Version, Birth: c.Birth, Time: c.Time,
 	}
 	f.put(bVersion, num(v.Sequence), v.encode())
-	if c.Key.Type == subscriptionType {
+	if key, ok := keptKey(c.Key, c.Sequence); ok {
 		s := SubscriptionVersion{
 			ID: c.Key.ID, Sequence: c.Sequence, Interaction: c.Interaction, Birth: c.Birth,
 			Time: c.Time, Owner: c.Owner,
@@ -258,7 +259,7 @@ func (f *folding) keep(old *resourceRow, c *record.Change) {
 		if c.Interaction != fhir.Delete {
 			s.Body = c.Body
 		}
-		f.put(bSubscription, string(s.ID)+"\x00"+num(s.Sequence), s.encode())
+		f.put(bSubscription, key, s.encode())
 	}
 }
 
@@ -486,9 +487,30 @@ func (s *Store) SubscriptionVersions(fn func(SubscriptionVersion) error) error {
 	}
 }
 
+// SubscriptionVersion reads one version of a Subscription; ok is false where it is not kept.
+func (s *Store) SubscriptionVersion(id fhir.ID, seq record.Sequence) (v SubscriptionVersion, ok bool, err error) {
+	err = s.view(func(r *reader) error {
+		key := string(id) + "\x00" + num(seq)
+		raw, found := r.get(bSubscription, key)
+		if !found {
+			return nil
+		}
+		var err error
+		if v, err = decodeSubscription(key, raw); err != nil {
+			r.malformed(bSubscription, err)
+		}
+		ok = true
+		return nil
+	})
+	return v, ok && err == nil, err
+}
+
 func (s *Store) subscriptionChunk(from string) (chunk []SubscriptionVersion, err error) {
 	err = s.view(func(r *reader) error {
 		r.scan(bSubscription, from, "", func(key string, v []byte) bool {
+			if !ofSubscription(key) {
+				return true
+			}
 			sub, err := decodeSubscription(key, v)
 			if err != nil {
 				r.malformed(bSubscription, err)
@@ -516,6 +538,9 @@ func (s *Store) PruneSubscriptions(ctx context.Context, below record.Sequence) (
 		var drop []string
 		var id, older string // the last id seen and the key of its newest version so far
 		f.scan(bSubscription, "", "", func(key string, v []byte) bool {
+			if !ofSubscription(key) {
+				return true // what an old version of a Subscription was compiled with may still count
+			}
 			sub, err := decodeSubscription(key, v)
 			if err != nil {
 				f.malformed(bSubscription, err)

@@ -30,6 +30,9 @@ var (
 	ErrLocked = errors.New("projection is in use by another process")
 	// ErrNewer says that a later release wrote the file.
 	ErrNewer = errors.New("projection was written by a newer carillon; use that release, or `carillon serve --rebuild`")
+	// ErrOlder says that an earlier release wrote the file, which lacks what this one folds. The
+	// way out is to fold the logs again (Rebuild).
+	ErrOlder = errors.New("projection was written by an older carillon; `carillon serve --rebuild` folds it again from the logs")
 )
 
 const (
@@ -39,7 +42,8 @@ const (
 	// newPrefix is the beginning of a file that is being made.
 	newPrefix = "projection.db.new-"
 
-	format    = 1
+	// format 2 has the bucket of references.
+	format    = 2
 	formatKey = "format"
 )
 
@@ -275,6 +279,8 @@ func (f *file) readSums() error {
 		return f.damaged(errors.New("its format cannot be read"))
 	} else if n > format {
 		return fmt.Errorf("%s: %w (format %d; this release knows %d)", f.path, ErrNewer, n, format)
+	} else if n < format {
+		return fmt.Errorf("%s: %w (format %d; this release writes %d)", f.path, ErrOlder, n, format)
 	}
 	for b := bMeta + 1; b < bucketCount; b++ {
 		if err := f.readSum(sn, b); err != nil {

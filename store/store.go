@@ -17,11 +17,9 @@ import (
 type Options struct {
 	Log *slog.Logger // nil: none
 
-	// Hash reads a resource's body: a sum that is equal for bodies of equal meaning, and its
-	// identifiers as pairs of system (empty where it has none) and value. It must be a
-	// function of the body alone, the same in every release that reads the same logs. An
-	// error (or a panic) sets the record aside.
-	Hash func(body []byte) (sum [16]byte, identifiers [][2]string, err error)
+	// Hash reads a resource's body. It must be a function of the body alone, the same in every
+	// release that reads the same logs. An error (or a panic) sets the record aside.
+	Hash func(body []byte) (Content, error)
 
 	// VerifyUpTo is the size in bytes up to which Open reads the whole file and checks every
 	// row; of a larger one it checks the skeleton, and Verify does the rest when it is asked.
@@ -35,12 +33,22 @@ type Options struct {
 	noSync bool // tests of logic that write thousands of files
 }
 
+// Content is what the projection wants to know of a resource's body.
+type Content struct {
+	Sum         [16]byte    // equal for bodies of equal meaning
+	Identifiers [][2]string // system (empty where there is none) and value
+
+	// References names, as Type/id, each resource that the body refers to, on whichever server
+	// it is; one may stand there several times.
+	References []string
+}
+
 // Store is the projection of a node. Reads may come from any goroutine. Each log is applied
 // by one goroutine, in the order of the log.
 type Store struct {
 	*layers
 	dir  string
-	hash func([]byte) ([16]byte, [][2]string, error)
+	hash func([]byte) (Content, error)
 
 	// feeds keeps records of one log in order, and those of MATCHES and OUTCOMES apart: both
 	// settle what is pending.
@@ -82,7 +90,7 @@ func (r *streamRow) decode(v []byte) error {
 }
 
 // Open opens the projection in a folder and makes both if they are not there. It fails with
-// ErrDamaged, ErrLocked or ErrNewer where those are the reason.
+// ErrDamaged, ErrLocked, ErrNewer or ErrOlder where those are the reason.
 func Open(dir string, o Options) (*Store, error) {
 	s, err := open(dir, o)
 	if err != nil {

@@ -19,22 +19,27 @@ import (
 
 var ctx = context.Background()
 
-// readBody stands for the JSON reader: a body is "content" or "content id:system|value,…";
-// "bad" cannot be read and "panic" is a reader's bug.
-func readBody(body []byte) (sum [16]byte, ids [][2]string, err error) {
-	text, list, _ := strings.Cut(string(body), " id:")
+// readBody stands for the JSON reader: a body is "content", "content id:system|value,…" or
+// "content ref:Type/id,…"; "bad" cannot be read and "panic" is a reader's bug.
+func readBody(body []byte) (c Content, err error) {
+	text, refs, _ := strings.Cut(string(body), " ref:")
+	text, list, _ := strings.Cut(text, " id:")
 	switch text {
 	case "bad":
-		return sum, nil, errors.New("cannot be read")
+		return c, errors.New("cannot be read")
 	case "panic":
 		panic("reader")
 	}
 	for part := range strings.SplitSeq(list, ",") {
 		if system, value, ok := strings.Cut(part, "|"); ok {
-			ids = append(ids, [2]string{system, value})
+			c.Identifiers = append(c.Identifiers, [2]string{system, value})
 		}
 	}
-	return md5.Sum(body), ids, nil
+	if refs != "" {
+		c.References = strings.Split(refs, ",")
+	}
+	c.Sum = md5.Sum(body)
+	return c, nil
 }
 
 var testOptions = Options{Hash: readBody, LockWait: time.Millisecond, noSync: true}
@@ -197,7 +202,7 @@ func drawWorld(t *rapid.T) *world {
 	w := new(world)
 	ids := []fhir.ID{"a", "b", "c.d"}
 	types := []string{"Patient", "Subscription"}
-	bodies := []string{"one", "two", "three id:sys|1,|1", "three id:sys|2", "bad", "panic", ""}
+	bodies := []string{"one", "two", "three id:sys|1,|1", "three id:sys|2", "four ref:Patient/a,Patient/b,Patient/a", "bad", "panic", ""}
 	asked := []fhir.Interaction{"", "", "", fhir.Create, fhir.Update, fhir.Delete, "patch"}
 	births := []record.Sequence{1, 2}
 	nEvents := rapid.IntRange(3, 25).Draw(t, "events")

@@ -29,7 +29,7 @@ func newApp() *cli.App {
 			serveCommand(), configCommand(), versionCommand(),
 			subscriptionCommand(), ingestCommand(), resendCommand(), dlqCommand(), attemptsCommand(),
 			explainCommand(), tokenCommand(), consumerCommand(), clusterCommand(),
-			matchCommand(), listenCommand(), tailCommand(), benchCommand(), benchLogCommand(),
+			matchCommand(), fhirpathCommand(), listenCommand(), tailCommand(), benchCommand(), benchLogCommand(),
 			contextCommand(), completionCommand(), manCommand(),
 		},
 	}

@@ -80,7 +80,7 @@ func TestWhatIsUnknownIsRefusedInOneLine(t *testing.T) {
 		"listen --status 99":           `--status 99 is not between 200 and 599`,
 		"ingest - --resume x":          `--resume needs files; standard input cannot be read again`,
 		"bench --slow 1":               `--slow 1 is not between 0 and 0`,
-		"match Patient x --fhir R5":    `--fhir "R5": R4 is the only version yet`,
+		"match Patient x --fhir R6":    `--fhir "R6" is not R4, R4B or R5`,
 		"serve --log-level loud":       `--log-level: observability.log.level: "loud" is not debug or info or warn or error`,
 		"serve --http 0.0.0.0:8080":    `--http: node.http: 0.0.0.0:8080 can be reached from other machines but has no TLS; set security.tls.cert and security.tls.key, or listen on loopback, or start with --insecure-public`,
 		"serve --http x":               `--http: node.http: "x" is not of the form host:port`,

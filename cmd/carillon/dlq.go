@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net/url"
+	"os"
 	"regexp"
 	"slices"
 	"strconv"
@@ -286,11 +287,13 @@ func explainCommand() *cli.Command {
 		Usage:     "tell why a Subscription matches a resource, or does not",
 		ArgsUsage: "TYPE/ID[@VERSION] | FILE",
 		Description: help(`Asks the server condition by condition. The resource is a stored one, or that of a file (- for
-standard input). The exit code is 0 if it matches and 1 if it does not; if that could not be
-found out it is 2 to 5.`,
+standard input). The Subscription is a stored one by its id, or that of a file, which need not be
+stored: where there is a file of that name, it is the file. The exit code is 0 if it matches and 1 if
+it does not; if that could not be found out it is 2 to 5.`,
 			"carillon explain --subscription a1 Patient/example",
-			"carillon explain --subscription a1 patient.json"),
-		Flags:  []cli.Flag{&cli.StringFlag{Name: "subscription", Usage: "`ID` of the Subscription"}},
+			"carillon explain --subscription a1 patient.json",
+			"carillon explain --subscription subscription.json patient.json"),
+		Flags:  []cli.Flag{&cli.StringFlag{Name: "subscription", Usage: "`ID` of the Subscription, or a file that holds one"}},
 		Action: action(1, 1, explain),
 	}
 }
@@ -312,11 +315,10 @@ func explain(c *call) error {
 }
 
 func askExplain(c *call) (bool, error) {
-	id, err := idArg(c.String("subscription"))
+	question, err := aboutSubscription(c)
 	if err != nil {
 		return false, err
 	}
-	question := map[string]any{"subscription": id}
 	if what := c.Args().First(); versionedKey.MatchString(what) {
 		question["resource"] = what
 	} else {
@@ -338,6 +340,28 @@ func askExplain(c *call) (bool, error) {
 		return false, err
 	}
 	return printExplanation(c, b)
+}
+
+// aboutSubscription begins a question with the Subscription that is asked: that of a file, where
+// there is one of that name, else a stored one.
+func aboutSubscription(c *call) (map[string]any, error) {
+	name := c.String("subscription")
+	if info, err := os.Stat(name); err == nil && !info.IsDir() {
+		body, err := c.readInput(name, 64<<20)
+		if err != nil {
+			return nil, err
+		}
+		head, err := readHead(body)
+		switch {
+		case err != nil:
+			return nil, usage("%s: %v", name, err)
+		case head.ResourceType != "Subscription":
+			return nil, usage("%s holds a %s, not a Subscription", name, first(head.ResourceType, "thing without resourceType"))
+		}
+		return map[string]any{"unsaved": rawJSON(body)}, nil
+	}
+	id, err := idArg(name)
+	return map[string]any{"subscription": id}, err
 }
 
 // rawJSON goes into a question as it stands.

@@ -1,14 +1,17 @@
 package main
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/carillon-fhir/carillon/match/fhir"
 	"github.com/carillon-fhir/carillon/match/fhir/json"
 	"github.com/carillon-fhir/carillon/match/search"
+	"github.com/carillon-fhir/carillon/node"
 )
 
 func matchCommand() *cli.Command {
@@ -18,42 +21,100 @@ func matchCommand() *cli.Command {
 		ArgsUsage: "CRITERIA FILE…|-",
 		Description: help(`Prints Type/id of each resource that meets the criteria, a line each, and a count on stderr.
 Files hold a resource a line (NDJSON); - is standard input. Criteria that are wrong or not
-supported are refused with exit code 2, as writing the Subscription would be.`,
+supported are refused with exit code 2, as writing the Subscription would be. SearchParameters,
+ValueSets and CodeSystems that the criteria uses are read with --definitions, from a file or a
+folder; they are resources by themselves, in Bundles, or a line each.`,
 			"carillon match 'Observation?code=http://loinc.org|2093-3' resources.ndjson"),
-		Flags:  []cli.Flag{&cli.StringFlag{Name: "fhir", Usage: "`VERSION` of FHIR", Value: "R4"}},
+		Flags: []cli.Flag{
+			fhirFlag(),
+			&cli.StringFlag{Name: "definitions", Usage: "`FILE` or folder of SearchParameters, ValueSets and CodeSystems"},
+		},
 		Action: action(2, -1, matchFiles),
 	}
 }
 
-func matchFiles(c *call) error {
-	if v := c.String("fhir"); v != "R4" {
-		return usage("--fhir %q: R4 is the only version yet", v)
+func fhirFlag() cli.Flag {
+	return &cli.StringFlag{Name: "fhir", Usage: "`VERSION` of FHIR: R4, R4B or R5", Value: string(fhir.R4)}
+}
+
+// fhirVersion is the version that --fhir names.
+func (c *call) fhirVersion() (fhir.Version, error) {
+	v := fhir.Version(c.String("fhir"))
+	if !v.Known() {
+		return "", usage("--fhir %q is not R4, R4B or R5", v)
 	}
-	defs := search.R4()
+	return v, nil
+}
+
+func matchFiles(c *call) (err error) {
+	version, err := c.fhirVersion()
+	if err != nil {
+		return err
+	}
+	defs, err := c.definitions(version)
+	if err != nil {
+		return err
+	}
 	criteria, err := defs.Compile(c.Args().First())
 	if err != nil {
 		return &exitError{code: exitUsage, err: err}
 	}
-	t := tryout{c: c, defs: defs, criteria: criteria}
+	t := tryout{c: c, version: version, defs: defs, criteria: criteria,
+		resource: search.NewResource(defs, nil), out: bufio.NewWriterSize(c.App.Writer, 64<<10)}
 	for _, name := range c.Args().Tail() {
-		if err := t.file(name); err != nil {
-			return err
+		if err = t.file(name); err != nil {
+			break
 		}
 	}
+	// What was found before an error is printed all the same.
+	if err = errors.Join(err, t.out.Flush()); err != nil {
+		return err
+	}
 	c.note("%d of %d match", t.matched, t.read)
+	if never := criteria.Never(); never != "" {
+		c.warn("the criteria can never match: %s", never)
+	}
 	if t.refused > 0 {
 		return usage("%d lines could not be read as resources", t.refused)
 	}
 	return nil
 }
 
+// definitions are those of a version, with what --definitions adds.
+func (c *call) definitions(version fhir.Version) (*search.Definitions, error) {
+	defs := search.For(version)
+	name := c.String("definitions")
+	if name == "" {
+		return defs, nil
+	}
+	files, err := node.ReadDefinitions(name)
+	if err != nil {
+		return nil, &exitError{code: exitUsage, err: err}
+	}
+	byType := map[string][][]byte{}
+	for _, f := range files {
+		byType[f.Key.Type] = append(byType[f.Key.Type], f.Body)
+	}
+	defs, errs := defs.WithParameters(byType["SearchParameter"]...)
+	if err := errors.Join(errs...); err != nil {
+		return nil, &exitError{code: exitUsage, err: fmt.Errorf("%s: %w", name, err)}
+	}
+	terminology, err := search.NewTerminology(append(byType["ValueSet"], byType["CodeSystem"]...)...)
+	if err != nil {
+		return nil, &exitError{code: exitUsage, err: fmt.Errorf("%s: %w", name, err)}
+	}
+	return defs.WithTerminology(terminology), nil
+}
+
 // tryout counts what criteria do to resources.
 type tryout struct {
 	c                      *call
+	version                fhir.Version
 	defs                   *search.Definitions
 	criteria               *search.Criteria
 	tree                   json.Tree
 	resource               *search.Resource
+	out                    *bufio.Writer
 	read, matched, refused int
 }
 
@@ -90,19 +151,21 @@ func (t *tryout) one(line []byte) error {
 	if err := t.tree.Parse(line, json.Limits{}); err != nil {
 		return err
 	}
-	if t.resource == nil {
-		t.resource = search.NewResource(t.defs, &t.tree)
-	} else {
-		t.resource.Reset(&t.tree, search.Envelope{})
-	}
+	t.resource.Reset(&t.tree, search.Envelope{})
 	if !t.defs.HasType(t.resource.Type()) {
-		return errors.New("not a resource of FHIR R4")
+		return fmt.Errorf("not a resource of FHIR %s", t.version)
+	}
+	met, err := t.criteria.Decide(t.resource)
+	if err != nil {
+		return err
 	}
 	t.read++
-	if !t.criteria.Match(t.resource) {
+	if !met {
 		return nil
 	}
 	t.matched++
-	_, err := fmt.Fprintf(t.c.App.Writer, "%s/%s\n", t.resource.Type(), t.resource.ID())
-	return err
+	t.out.WriteString(t.resource.Type())
+	t.out.WriteByte('/')
+	t.out.WriteString(t.resource.ID())
+	return t.out.WriteByte('\n') // an error of the writer stays until it is flushed
 }

@@ -14,6 +14,7 @@ import (
 const (
 	ExtSupportedInteraction = medplum + "subscription-supported-interaction"
 	ExtMaxAttempts          = medplum + "subscription-max-attempts"
+	ExtPathCriteria         = medplum + "fhir-path-criteria-expression"
 	ExtSendDelete           = hapi + "subscription-send-delete-messages"
 	ExtRetryCount           = hapi + "subscription-delivery-retry-count"
 	ExtRestHookStyle        = carillon + "rest-hook-style"
@@ -37,7 +38,6 @@ var unsupported = []struct{ url, what string }{
 	{medplum + "subscription-secret", "signed notifications are"},
 	{medplum + "subscription-success-codes", "own success codes are"},
 	{medplum + "subscription-audit-event-destination", "a choice of where attempts are recorded is"},
-	{medplum + "fhir-path-criteria-expression", "a FHIRPath criteria is"},
 	{medplum + "pre-commit-bot", "a bot that runs before the write is"},
 	{hapi + "subscription-payload-search-criteria", "a search result as payload is"},
 	{hapi + "subscription-resthook-strip-version-ids", "leaving out the version is"},
@@ -65,7 +65,7 @@ func unsupportedExtension(url string) string {
 
 func honouredExtension(url string) bool {
 	switch url {
-	case ExtSupportedInteraction, ExtMaxAttempts, ExtSendDelete, ExtRetryCount, ExtRestHookStyle, ExtOrder:
+	case ExtSupportedInteraction, ExtMaxAttempts, ExtPathCriteria, ExtSendDelete, ExtRetryCount, ExtRestHookStyle, ExtOrder:
 		return true
 	}
 	return false
@@ -185,6 +185,11 @@ func (r *reader) honour(x extension) {
 		case !slices.Contains(s.Interactions, i):
 			s.Interactions = append(s.Interactions, i)
 		}
+	case ExtPathCriteria:
+		s.Path, s.pathAt = value, x.at
+		if strings.TrimSpace(value) == "" {
+			r.refuse(IssueValue, x.at, "extension %s: the expression is empty", x.url)
+		}
 	case ExtMaxAttempts:
 		s.Attempts = r.integer(x, value, 1, 18)
 	case ExtRetryCount:
@@ -241,6 +246,8 @@ func valueTypes(url string) []string {
 		return []string{"valueInteger", "valuePositiveInt", "valueUnsignedInt", "valueString"}
 	case ExtSendDelete:
 		return []string{"valueBoolean", "valueString"}
+	case ExtPathCriteria:
+		return []string{"valueString"}
 	}
 	return []string{"valueCode", "valueString"}
 }

@@ -28,6 +28,8 @@ const (
 	IssueNoStore      IssueType = "no-store"      // the disk is full
 	IssueProcessing   IssueType = "processing"    // refused for a reason of its own
 	IssueException    IssueType = "exception"     // our own fault
+	IssueTooCostly    IssueType = "too-costly"    // takes longer than there is time for: narrow it
+	IssueIncomplete   IssueType = "incomplete"    // an answer was cut; as a warning
 )
 
 // Issue is one thing that is wrong with what a client sent, and the way out.

@@ -80,6 +80,10 @@ type Subscription struct {
 	// where the extension is absent. Hears has the meaning.
 	Interactions []Interaction
 
+	// Path is the expression of Medplum's fhir-path-criteria-expression, which must be true
+	// besides the criteria; empty where the extension is absent.
+	Path string
+
 	SendDelete bool  // HAPI's subscription-send-delete-messages
 	Style      Style // empty: as configured
 	Order      Order // empty: as configured
@@ -87,6 +91,7 @@ type Subscription struct {
 	// issues are what reading found wrong. They do not stop ParseSubscription, since a stored
 	// Subscription must stay readable for every version; Validate reports them with its own.
 	issues []Issue
+	pathAt string // the element that Path stands in
 }
 
 // Hears reports whether the Subscription wants notifications of an interaction: creates and

@@ -27,6 +27,12 @@ var rules = fhir.Rules{
 		}
 		return nil
 	},
+	CompilePath: func(path, criteria string) error {
+		if path == "nope" {
+			return fhir.Refuse(fhir.IssueValue, "", "the expression has a fault about "+criteria)
+		}
+		return nil
+	},
 	Endpoint: func(u *url.URL) error {
 		if u.Hostname() == "blocked.example" {
 			return fhir.Refuse(fhir.IssueValue, "", "the address is blocked")
@@ -303,6 +309,10 @@ func TestWhatCannotBeKeptIsRefused(t *testing.T) {
 		{"attempts twice", ext(fhir.ExtMaxAttempts, `"valueInteger":3},{"url":"`+fhir.ExtMaxAttempts+`","valueInteger":4`), fhir.IssueInvariant, "Subscription.extension[1]", "twice"},
 		{"retry count negative", ext(fhir.ExtRetryCount, `"valueInteger":-1`), fhir.IssueValue, "Subscription.extension[0]", "whole"},
 		{"retry count a word", ext(fhir.ExtRetryCount, `"valueString":"many"`), fhir.IssueValue, "Subscription.extension[0]", "whole"},
+		{"FHIRPath criteria at fault", ext(fhir.ExtPathCriteria, `"valueString":"nope"`), fhir.IssueValue, "Subscription.extension[0]", "fault about Patient?"},
+		{"FHIRPath criteria empty", ext(fhir.ExtPathCriteria, `"valueString":" "`), fhir.IssueValue, "Subscription.extension[0]", "empty"},
+		{"FHIRPath criteria of the wrong type", ext(fhir.ExtPathCriteria, `"valueCode":"true"`), fhir.IssueValue, "Subscription.extension[0]", "valueString"},
+		{"FHIRPath criteria twice", ext(fhir.ExtPathCriteria, `"valueString":"true"},{"url":"`+fhir.ExtPathCriteria+`","valueString":"false"`), fhir.IssueInvariant, "Subscription.extension[1]", "twice"},
 		{"interaction unknown", ext(fhir.ExtSupportedInteraction, `"valueCode":"banana"`), fhir.IssueValue, "Subscription.extension[0]", "create, update or delete"},
 		{"send-delete a word", ext(fhir.ExtSendDelete, `"valueString":"yes"`), fhir.IssueValue, "Subscription.extension[0]", "true or false"},
 		{"send-delete a number", ext(fhir.ExtSendDelete, `"valueBoolean":1`), fhir.IssueValue, "Subscription.extension[0]", "valueBoolean"},
@@ -343,7 +353,6 @@ func TestKnownExtensionsWithoutEffectAreRefusedByName(t *testing.T) {
 		"https://www.medplum.com/fhir/StructureDefinition-subscriptionSecret",
 		"https://medplum.com/fhir/StructureDefinition/subscription-success-codes",
 		"https://medplum.com/fhir/StructureDefinition/subscription-audit-event-destination",
-		"https://medplum.com/fhir/StructureDefinition/fhir-path-criteria-expression",
 		"https://medplum.com/fhir/StructureDefinition/pre-commit-bot",
 		"http://hapifhir.io/fhir/StructureDefinition/subscription-payload-search-criteria",
 		"http://hapifhir.io/fhir/StructureDefinition/subscription-resthook-strip-version-ids",

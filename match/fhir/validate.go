@@ -12,12 +12,18 @@ import (
 
 // Rules are what a Subscription is checked against beside the standard.
 type Rules struct {
+	Version   Version   // of the resources that are sent; R4 if empty
 	Now       time.Time // an end that is not after it is refused
 	AllowHTTP bool      // endpoints may be http; otherwise only https
 
 	// Compile says whether a criteria can be evaluated. Issues of its *Error that name no
 	// element are put to Subscription.criteria. It is required.
 	Compile func(criteria string) error
+
+	// CompilePath says whether an expression can be evaluated about what a criteria finds. The
+	// criteria may be one that Compile has refused. Issues are put to the extension that holds
+	// the expression. It is required.
+	CompilePath func(path, criteria string) error
 
 	// Endpoint is asked about an endpoint whose form is good, such as whether its address may
 	// be connected to. It may be nil.
@@ -43,6 +49,11 @@ func (s *Subscription) Validate(rules Rules) error {
 		c.end(s.End, rules.Now)
 	}
 	c.criteria(s.Criteria, rules.Compile)
+	if strings.TrimSpace(s.Path) != "" {
+		if err := rules.CompilePath(s.Path, s.Criteria); err != nil {
+			c.adopt(err, s.pathAt)
+		}
+	}
 	c.channel(s.Channel, rules)
 	if len(c.issues) == 0 {
 		return nil
@@ -122,7 +133,7 @@ func (c *check) channel(ch Channel, rules Rules) {
 		switch ch.Type {
 		case ChannelRestHook:
 			c.endpoint(ch.Endpoint, rules)
-			c.payload(ch.Payload)
+			c.payload(ch.Payload, rules.Version)
 		case "websocket", "email", "sms", "message":
 			c.refuse(IssueNotSupported, at, "channel type %s is not supported by this version; this build has rest-hook", ch.Type)
 		default:
@@ -202,7 +213,7 @@ func (c *check) adopt(err error, at string) {
 }
 
 // payload accepts every spelling of JSON that HAPI accepts.
-func (c *check) payload(payload string) {
+func (c *check) payload(payload string, sent Version) {
 	const at = "Subscription.channel.payload"
 	if strings.TrimSpace(payload) == "" {
 		return
@@ -221,8 +232,8 @@ func (c *check) payload(payload string) {
 		c.refuse(IssueValue, at, "the parameters of the payload's MIME type cannot be read")
 	}
 	// A receiver that asks for a version must not get another (backport guide, MIME types).
-	if v, ok := parameters["fhirversion"]; ok && v != "4.0" && v != "4.0.1" {
-		c.refuse(IssueNotSupported, at, "only fhirVersion=4.0 can be sent")
+	if v, ok := parameters["fhirversion"]; ok && v != sent.Number() && v != sent.Number()[:3] {
+		c.refuse(IssueNotSupported, at, "only fhirVersion=%s can be sent", sent.Number()[:3])
 	}
 	if v, ok := parameters["charset"]; ok && !strings.EqualFold(v, "utf-8") {
 		c.refuse(IssueNotSupported, at, "only charset=utf-8 can be sent")

@@ -2,6 +2,7 @@ package index
 
 import (
 	"cmp"
+	"hash/maphash"
 	"math"
 	"slices"
 	"sync"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/carillon-fhir/carillon/match/fhir"
 	"github.com/carillon-fhir/carillon/match/fhir/record"
+	"github.com/carillon-fhir/carillon/match/fhirpath"
 	"github.com/carillon-fhir/carillon/match/search"
 )
 
@@ -30,19 +32,31 @@ type Entry struct {
 	Version record.Sequence
 	Until   record.Sequence
 
+	// From is set where the same version was compiled anew, because a definition that its
+	// criteria uses was changed at this place: it is in force in this form for the events in
+	// (From, Until]. 0 stands for Version.
+	From record.Sequence
+
 	End          time.Time // events from this time of the log on do not match; zero if there is none
 	Interactions []fhir.Interaction
 	Criteria     *search.Criteria
+
+	// Basis tells criteria of equal canonical text apart that were compiled with different
+	// definitions: the place of the newest change of what they use. 0 where they use nothing
+	// but the standard's own.
+	Basis record.Sequence
+
+	// Path is a FHIRPath expression that must be true as well; nil if there is none. The index
+	// does not evaluate it: hits carry it, and who asks for them does.
+	Path *fhirpath.Expression
 }
+
+func (e *Entry) from() record.Sequence { return max(e.Version, e.From) }
 
 // InForce reports whether the version is in force for an event at this place and time of the
 // log. A zero time leaves End out of account.
 func (e *Entry) InForce(at record.Sequence, t time.Time) bool {
-	return inForce(e.Version, e.Until, e.End, at, t)
-}
-
-func inForce(from, until record.Sequence, end time.Time, at record.Sequence, t time.Time) bool {
-	return from < at && (until == 0 || at <= until) && (end.IsZero() || t.IsZero() || t.Before(end))
+	return e.from() < at && (e.Until == 0 || at <= e.Until) && before(t, e.End)
 }
 
 // Hit names a version that an event met.
@@ -50,6 +64,7 @@ type Hit struct {
 	ID      fhir.ID
 	Birth   record.Sequence
 	Version record.Sequence
+	Path    *fhirpath.Expression // what is still to be evaluated; nil if nothing is
 }
 
 // Verify decides whether a candidate's criteria matches a resource.
@@ -62,54 +77,181 @@ type Index struct {
 	shelves atomic.Pointer[map[string]*shelf]
 	every   shelf
 
-	mu     sync.Mutex // guards what follows; never taken by Match
-	byID   map[fhir.ID][]*version
-	groups map[string]*group // by canonical criteria
-	ended  []*version        // in the order in which they ended
-	count  int
+	pending atomic.Bool // there is somebody in restless
+
+	patience uint32 // the constants, but in tests
+	crowded  int
+
+	mu       sync.Mutex           // guards what follows; Match never waits for it
+	byID     map[fhir.ID]*version // the newest
+	groups   map[uint64]*group    // by hash; see rare.next
+	seed     maphash.Seed
+	ended    []*version // in the order in which they ended
+	restless []*place   // groups that are asked in vain too often; see relieve
+	count    int
+	distinct int // groups
 }
 
-// version is an Entry in the index. Only until changes: readers may be looking at it.
+// version is an Entry in the index, packed: there are many. Only until changes: readers may be
+// looking at it.
 type version struct {
-	entry Entry // Until is in until
-	until atomic.Uint64
-	hears uint8
-	group *group
+	id     fhir.ID
+	birth  record.Sequence
+	number record.Sequence
+	until  atomic.Uint64
+	extra  *extra // nil if there is none
+	group  *group
+	older  *version // of the same id; of the writer
+	hears  uint8
 }
 
-// group is the versions of equal criteria.
+// extra is what few versions have.
+type extra struct {
+	from     record.Sequence  // Entry.From
+	end      time.Time        // zero if there is none
+	criteria *search.Criteria // of the same meaning as the group's, in its author's own words
+	path     *fhirpath.Expression
+}
+
+func (v *version) hit() Hit {
+	h := Hit{ID: v.id, Birth: v.birth, Version: v.number}
+	if v.extra != nil {
+		h.Path = v.extra.path
+	}
+	return h
+}
+
+func (v *version) inForce(at record.Sequence, t time.Time) bool {
+	until := record.Sequence(v.until.Load())
+	return v.from() < at && (until == 0 || at <= until) && (v.extra == nil || before(t, v.extra.end))
+}
+
+// from is the place from which on it is in force.
+func (v *version) from() record.Sequence {
+	if v.extra == nil {
+		return v.number
+	}
+	return max(v.number, v.extra.from)
+}
+
+// before reports whether an event at t comes before an end. Where either is unknown it does.
+func before(t, end time.Time) bool { return end.IsZero() || t.IsZero() || t.Before(end) }
+
+func (v *version) entry() Entry {
+	e := Entry{
+		ID: v.id, Birth: v.birth, Version: v.number, Until: record.Sequence(v.until.Load()),
+		Interactions: heard(v.hears), Criteria: v.group.criteria, Basis: v.group.basis(),
+	}
+	if v.extra != nil {
+		e.From, e.End, e.Path = v.extra.from, v.extra.end, v.extra.path
+		if v.extra.criteria != nil {
+			e.Criteria = v.extra.criteria
+		}
+	}
+	return e
+}
+
+// group is the versions of criteria that share an evaluation: those of equal canonical text
+// that were compiled on the same basis.
 type group struct {
 	criteria *search.Criteria
-	hashes   []uint64 // where it is posted: sorted, none twice
-	versions list[*version]
-	dead     bool // being removed; used by Prune alone
+	versions bag[version]
+	first    version // the first that there was; most groups never have another
+
+	// Of the writer:
+	home place // where it is found first, and most for ever; without group if it is asked always
+	rare *rare // nil if it has nothing of it
+}
+
+// rare is what few groups have.
+type rare struct {
+	basis record.Sequence
+	next  *group // another of the same hash
+
+	// Of a group that was asked in vain too often:
+	place *place    // where it is found since; nil: home
+	tried []float32 // by access: the part of the type's events that ask it there in vain; 0 if unknown
+}
+
+// seldom is the group's rare part, made if there is none.
+func (g *group) seldom() *rare {
+	if g.rare == nil {
+		g.rare = &rare{}
+	}
+	return g.rare
+}
+
+func (g *group) basis() record.Sequence {
+	if g.rare == nil {
+		return 0
+	}
+	return g.rare.basis
+}
+
+func (g *group) next() *group {
+	if g.rare == nil {
+		return nil
+	}
+	return g.rare.next
+}
+
+// version is a new one of the group.
+func (g *group) version() *version {
+	v := &g.first
+	if v.group != nil {
+		v = &version{}
+	}
+	v.group = g
+	return v
+}
+
+// place is where the group is found; nil if it is asked always.
+func (g *group) place() *place {
+	switch {
+	case g.rare != nil && g.rare.place != nil:
+		return g.rare.place
+	case g.home.group != nil:
+		return &g.home
+	}
+	return nil
 }
 
 // New returns an empty index.
 func New() *Index {
-	x := &Index{byID: map[fhir.ID][]*version{}, groups: map[string]*group{}}
+	x := &Index{byID: map[fhir.ID]*version{}, groups: map[uint64]*group{}, seed: maphash.MakeSeed(), patience: patience, crowded: crowded}
 	x.shelves.Store(&map[string]*shelf{})
 	return x
 }
 
-// Put adds a version and ends the one before it. A version that is not newer than those that
-// the index has of the id is known already and ignored, so a log may be folded again.
+// Put adds a version, or a form of it, and ends the one before it. One that is not newer than
+// those that the index has of the id is known already and ignored, so a log may be folded again.
 func (x *Index) Put(e Entry) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if before := x.last(e.ID); before != nil {
-		if e.Version <= before.entry.Version {
+	older := x.byID[e.ID]
+	if older != nil {
+		if e.from() <= older.from() {
 			return
 		}
-		x.end(before, e.Version)
+		x.end(older, e.from())
 	}
-	v := &version{entry: e, hears: mask(e.Interactions...), group: x.group(e.Criteria)}
+	v := x.group(e.Criteria, e.Basis).version()
+	v.id, v.birth, v.number = e.ID, e.Birth, e.Version
+	v.older, v.hears = older, mask(e.Interactions...)
+	same := e.Criteria.String() == v.group.criteria.String()
+	if !same || !e.End.IsZero() || e.From != 0 || e.Path != nil {
+		v.extra = &extra{from: e.From, end: e.End, path: e.Path}
+	}
+	if !same {
+		v.extra.criteria = e.Criteria
+	}
 	if e.Until != 0 {
 		x.end(v, e.Until)
 	}
-	x.byID[e.ID] = append(x.byID[e.ID], v)
+	x.byID[e.ID] = v
 	x.count++
 	v.group.versions.add(v) // last: from here on readers see it
+	x.moveSome()
 }
 
 // Close ends what is in force of an id: the change at this sequence deleted it, switched it
@@ -117,7 +259,7 @@ func (x *Index) Put(e Entry) {
 func (x *Index) Close(id fhir.ID, at record.Sequence) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if v := x.last(id); v != nil && at > v.entry.Version {
+	if v := x.byID[id]; v != nil && at > v.from() {
 		x.end(v, at)
 	}
 }
@@ -137,42 +279,47 @@ func (x *Index) Prune(below record.Sequence) {
 		}
 		touched[v.group] = true
 		x.count--
-		if rest := slices.DeleteFunc(x.byID[v.entry.ID], gone); len(rest) == 0 {
-			delete(x.byID, v.entry.ID)
-		} else {
-			x.byID[v.entry.ID] = rest
-		}
+		x.forget(v)
 		return true
 	})
 	x.drop(touched, gone)
+	x.moveSome()
+}
+
+// forget takes a version out of the list of its id.
+func (x *Index) forget(v *version) {
+	newest := x.byID[v.id]
+	if newest == v {
+		if v.older == nil {
+			delete(x.byID, v.id)
+		} else {
+			x.byID[v.id] = v.older
+		}
+		return
+	}
+	for ; newest != nil; newest = newest.older {
+		if newest.older == v {
+			newest.older = v.older
+			return
+		}
+	}
 }
 
 // drop takes versions out of their groups, and groups that are empty then off the shelves.
 func (x *Index) drop(touched map[*group]bool, gone func(*version) bool) {
-	lists := map[*list[*group]]bool{}
+	c := newCleaning()
 	for g := range touched {
 		g.versions.remove(gone)
-		if len(g.versions.all()) > 0 {
+		if !g.versions.empty() {
 			continue
 		}
-		g.dead = true
-		delete(x.groups, g.criteria.Canonical())
+		g.home.left = true
+		x.forgetGroup(g)
 		for _, s := range x.shelvesOf(g.criteria) {
-			s.listsOf(g, func(l *list[*group]) { lists[l] = true })
+			c.group(s, g)
 		}
 	}
-	for l := range lists {
-		l.remove(func(g *group) bool { return g.dead })
-	}
-}
-
-// last is the newest version of an id; nil if there is none. Called with mu held.
-func (x *Index) last(id fhir.ID) *version {
-	versions := x.byID[id]
-	if len(versions) == 0 {
-		return nil
-	}
-	return versions[len(versions)-1]
+	c.run()
 }
 
 // end gives a version its end, or an earlier one. Called with mu held.
@@ -188,18 +335,40 @@ func (x *Index) end(v *version, at record.Sequence) {
 
 // group finds the group of a criteria, or makes it and puts it on its shelves. Called with mu
 // held.
-func (x *Index) group(c *search.Criteria) *group {
-	key := c.Canonical()
-	if g := x.groups[key]; g != nil {
-		return g
+func (x *Index) group(c *search.Criteria, basis record.Sequence) *group {
+	identity := c.Identity()
+	at := maphash.String(x.seed, identity)
+	for g := x.groups[at]; g != nil; g = g.next() {
+		if g.basis() == basis && g.criteria.Identity() == identity {
+			return g
+		}
 	}
-	access := c.Access()
-	g := &group{criteria: c, hashes: access.Hashes}
-	x.groups[key] = g
+	g := &group{criteria: c}
+	if other := x.groups[at]; other != nil || basis != 0 {
+		g.rare = &rare{basis: basis, next: other}
+	}
+	x.groups[at] = g
+	x.distinct++
 	for _, s := range x.shelvesOf(c) {
-		s.post(g, access.Param)
+		s.post(g)
 	}
 	return g
+}
+
+func (x *Index) forgetGroup(g *group) {
+	x.distinct--
+	at := maphash.String(x.seed, g.criteria.Identity())
+	first := x.groups[at]
+	switch {
+	case first != g:
+		for ; first.next() != g; first = first.next() {
+		}
+		first.rare.next = g.next()
+	case g.next() == nil:
+		delete(x.groups, at)
+	default:
+		x.groups[at] = g.next()
+	}
 }
 
 // shelvesOf are the shelves of the types that a criteria listens to; missing ones are made.
@@ -225,25 +394,30 @@ func (x *Index) shelvesOf(c *search.Criteria) []*shelf {
 }
 
 // Match appends to dst the versions in force at a place and time of the log that hear of an
-// interaction and whose criteria match a resource, in order of their ids. It takes no lock.
+// interaction and whose criteria match a resource, in order of their ids. It waits for nobody.
 // The caller has put into the index every change of a Subscription before that place; what
 // comes while it runs concerns later events.
 //
-// Each distinct criteria is asked once, by verify, or by its own Match where verify is nil.
+// Each distinct criteria is asked once, by verify, or by its own Match where verify is nil; while
+// groups move (see relieve) it may be asked again.
 // A panic of a criteria passes through and leaves the index whole.
 func (x *Index) Match(at record.Sequence, t time.Time, i fhir.Interaction, r *search.Resource, verify Verify, dst []Hit) []Hit {
 	if verify == nil {
 		verify = (*search.Criteria).Match
 	}
-	q := query{at: at, time: t, interaction: mask(i), resource: r, verify: verify, hits: dst}
+	q := query{at: at, time: t, interaction: mask(i), resource: r, verify: verify, hits: dst, patience: x.patience, crowded: x.crowded}
 	if s := (*x.shelves.Load())[r.Type()]; s != nil {
 		s.match(&q)
 	}
 	if r.Type() != "Subscription" {
 		x.every.match(&q)
 	}
-	slices.SortFunc(q.hits[len(dst):], func(a, b Hit) int { return cmp.Compare(a.ID, b.ID) })
-	return q.hits
+	if q.wasted.posting != nil || x.pending.Load() {
+		x.relieve(q.wasted)
+	}
+	own := q.hits[len(dst):]
+	slices.SortFunc(own, func(a, b Hit) int { return cmp.Compare(a.ID, b.ID) })
+	return q.hits[:len(dst)+len(slices.Compact(own))]
 }
 
 // Get returns the version of a Subscription that is in force for the event at a place of the
@@ -262,11 +436,10 @@ func (x *Index) Versions(id fhir.ID) []Entry {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	var entries []Entry
-	for _, v := range x.byID[id] {
-		e := v.entry
-		e.Until = record.Sequence(v.until.Load())
-		entries = append(entries, e)
+	for v := x.byID[id]; v != nil; v = v.older {
+		entries = append(entries, v.entry())
 	}
+	slices.Reverse(entries)
 	return entries
 }
 
@@ -274,21 +447,30 @@ func (x *Index) Versions(id fhir.ID) []Entry {
 func (x *Index) Size() (versions, criteria int) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return x.count, len(x.groups)
+	return x.count, x.distinct
 }
 
+// interactions are in the order of their bits in a mask.
+var interactions = [...]fhir.Interaction{fhir.Create, fhir.Update, fhir.Delete}
+
 // mask has a bit for each interaction.
-func mask(interactions ...fhir.Interaction) uint8 {
+func mask(list ...fhir.Interaction) uint8 {
 	var m uint8
-	for _, i := range interactions {
-		switch i {
-		case fhir.Create:
-			m |= 1
-		case fhir.Update:
-			m |= 2
-		case fhir.Delete:
-			m |= 4
+	for i, x := range interactions {
+		if slices.Contains(list, x) {
+			m |= 1 << i
 		}
 	}
 	return m
+}
+
+// heard lists the interactions of a mask.
+func heard(m uint8) []fhir.Interaction {
+	var list []fhir.Interaction
+	for i, x := range interactions {
+		if m&(1<<i) != 0 {
+			list = append(list, x)
+		}
+	}
+	return list
 }

@@ -3,7 +3,6 @@ package index_test
 import (
 	"cmp"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"testing"
@@ -29,7 +28,13 @@ func compile(t testing.TB, criteria string) *search.Criteria {
 	return c
 }
 
-func resource(t testing.TB, body string) *search.Resource {
+// helper is what testing.T and rapid.T have in common here.
+type helper interface {
+	Helper()
+	Fatal(...any)
+}
+
+func resource(t helper, body string) *search.Resource {
 	t.Helper()
 	tree, err := json.Parse([]byte(body), json.Limits{})
 	if err != nil {
@@ -72,6 +77,75 @@ func TestInvariant06AVersionMeetsTheEventsAfterItsOwnUpToTheOneThatEndedIt(t *te
 		if ok != (want[1] != 0) || e.Version != want[1] {
 			t.Errorf("at %d version %d is in force (%v), want %d", at, e.Version, ok, want[1])
 		}
+	}
+}
+
+// A definition that a criteria uses may change while the Subscription does not. The version is
+// then compiled anew and in force in that form from there on, under its own number.
+func TestAVersionMayHaveSeveralFormsOneAfterTheOther(t *testing.T) {
+	r := resource(t, `{"resourceType":"Patient","id":"a","gender":"male"}`)
+	female, male := compile(t, "Patient?gender=female"), compile(t, "Patient?gender=male")
+	x := index.New()
+	x.Put(index.Entry{ID: "s", Birth: 1, Version: 5, Interactions: all, Criteria: female})
+	x.Put(index.Entry{ID: "s", Birth: 1, Version: 5, From: 20, Basis: 20, Interactions: all, Criteria: male})
+	x.Put(index.Entry{ID: "s", Birth: 1, Version: 5, From: 20, Basis: 20, Interactions: all, Criteria: female}) // folded again
+	x.Put(index.Entry{ID: "s", Birth: 1, Version: 5, Interactions: all, Criteria: male})
+	x.Put(index.Entry{ID: "other", Birth: 1, Version: 6, Interactions: all, Criteria: male})
+	x.Close("s", 30)
+	for at, want := range map[record.Sequence][]fhir.ID{10: {"other"}, 20: {"other"}, 21: {"other", "s"}, 30: {"other", "s"}, 31: {"other"}} {
+		hits := x.Match(at, time.Time{}, fhir.Update, r, nil, nil)
+		if !slices.Equal(ids(hits), want) || len(hits) == 2 && hits[1].Version != 5 {
+			t.Errorf("event %d meets %v, want %v", at, hits, want)
+		}
+	}
+	if versions, criteria := x.Size(); versions != 3 || criteria != 3 {
+		t.Errorf("%d forms of %d criteria: equal texts on another basis are another criteria", versions, criteria)
+	}
+	if e, ok := x.Get("s", 25); !ok || e.From != 20 || e.Basis != 20 || e.Version != 5 || e.Criteria != male {
+		t.Errorf("in force at 25: %+v", e)
+	}
+	x.Prune(30)
+	if versions, criteria := x.Size(); versions != 1 || criteria != 1 {
+		t.Errorf("%d versions, %d criteria after Prune", versions, criteria)
+	}
+}
+
+// Criteria of one meaning are evaluated together, and each keeps the words of its author.
+func TestEachVersionKeepsItsAuthorsWords(t *testing.T) {
+	x := index.New()
+	for i, s := range []string{"Patient?gender=male&_id=a", "Patient?_id=a&gender=male", "Patient?_id=a&gender=male"} {
+		x.Put(index.Entry{ID: fhir.ID(fmt.Sprint(i)), Version: 1, Interactions: all, Criteria: compile(t, s)})
+		if e, _ := x.Get(fhir.ID(fmt.Sprint(i)), 2); e.Criteria.String() != s {
+			t.Errorf("%s became %s", s, e.Criteria)
+		}
+	}
+	if _, n := x.Size(); n != 1 {
+		t.Errorf("%d criteria", n)
+	}
+}
+
+func TestAnEventThatIsAskedByTokensAllocatesNothing(t *testing.T) {
+	x := index.New()
+	for i := range 2000 {
+		x.Put(index.Entry{ID: fhir.ID(fmt.Sprint(i)), Version: 1, Interactions: all,
+			Criteria: compile(t, fmt.Sprintf("Observation?subject=Patient/p%d&status=final&code=http://loinc.org|c%d,http://loinc.org|c%d", i%500, i%7, i%11))})
+	}
+	body := []byte(`{"resourceType":"Observation","id":"o","status":"final","code":{"coding":[{"system":"http://loinc.org","code":"c3"}]},"subject":{"reference":"Patient/p3"}}`)
+	var tree json.Tree
+	r := search.NewResource(search.R4(), nil)
+	var hits []index.Hit
+	event := func() {
+		if err := tree.Parse(body, json.Limits{}); err != nil {
+			t.Fatal(err)
+		}
+		r.Reset(&tree, search.Envelope{})
+		hits = x.Match(index.Newest, time.Time{}, fhir.Create, r, nil, hits[:0])
+	}
+	for range 100 {
+		event()
+	}
+	if n := testing.AllocsPerRun(1000, event); n != 0 || len(hits) == 0 {
+		t.Errorf("%v allocations for %d matches", n, len(hits))
 	}
 }
 
@@ -332,77 +406,4 @@ func TestReadersAreNotDisturbedByWriters(t *testing.T) {
 	}
 	close(stop)
 	wg.Wait()
-}
-
-// BenchmarkMatch measures events against an invented mix of Subscriptions: half follow one
-// patient (some with a code or status), a third code lists with a status or range, the rest
-// one practitioner's tasks. The resource is parsed and its values are read anew each time.
-func BenchmarkMatch(b *testing.B) {
-	for _, n := range []int{1_000, 10_000, 100_000} {
-		b.Run(fmt.Sprintf("%d", n), func(b *testing.B) {
-			x, random := index.New(), rand.New(rand.NewPCG(1, 2))
-			for i := range n {
-				x.Put(index.Entry{ID: fhir.ID(fmt.Sprintf("s%d", i)), Version: record.Sequence(i + 1), Interactions: all,
-					Criteria: compile(b, mixed(random, n))})
-			}
-			bodies := make([][]byte, 64)
-			for i := range bodies {
-				bodies[i] = fmt.Appendf(nil, observation, i, random.IntN(n/4), random.IntN(n/10))
-			}
-			var tree json.Tree
-			if err := tree.Parse(bodies[0], json.Limits{}); err != nil {
-				b.Fatal(err)
-			}
-			r := search.NewResource(search.R4(), &tree)
-			var hits []index.Hit
-			met := 0
-			b.ReportAllocs()
-			b.ResetTimer()
-			for i := range b.N {
-				if err := tree.Parse(bodies[i%len(bodies)], json.Limits{}); err != nil {
-					b.Fatal(err)
-				}
-				r.Reset(&tree, search.Envelope{})
-				hits = x.Match(index.Newest, time.Time{}, fhir.Create, r, nil, hits[:0])
-				met += len(hits)
-			}
-			b.ReportMetric(float64(met)/float64(b.N), "matches/op")
-		})
-	}
-}
-
-func mixed(r *rand.Rand, n int) string {
-	patient, code := r.IntN(n/4), r.IntN(n/10)
-	switch r.IntN(20) {
-	case 0, 1, 2, 3, 4:
-		return fmt.Sprintf("Observation?subject=Patient/p%d", patient)
-	case 5, 6, 7:
-		return fmt.Sprintf("Observation?subject=Patient/p%d&code=http://loinc.org|c%d", patient, code)
-	case 8, 9:
-		return fmt.Sprintf("Observation?subject=Patient/p%d&status=final", patient)
-	case 10, 11, 12:
-		return fmt.Sprintf("Observation?code=http://loinc.org|c%d,http://loinc.org|c%d&status=final", code, r.IntN(n/10))
-	case 13, 14, 15:
-		return fmt.Sprintf("Observation?code=http://loinc.org|c%d&value-quantity=gt%d", code, r.IntN(200))
-	}
-	return fmt.Sprintf("Task?owner=Practitioner/p%d&status=requested", patient)
-}
-
-const observation = `{"resourceType":"Observation","id":"o%d","status":"final","category":[{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/observation-category","code":"vital-signs","display":"vital-signs"}]}],
-"subject":{"reference":"Patient/p%d"},"code":{"coding":[{"system":"http://loinc.org","code":"c%d","display":"Body Height"}],"text":"Body Height"},
-"encounter":{"reference":"Encounter/7"},"effectiveDateTime":"2019-08-19T09:24:51+02:00","issued":"2019-08-19T09:24:51.123+02:00","valueQuantity":{"value":64.75,"unit":"cm","system":"http://unitsofmeasure.org","code":"cm"}}`
-
-func BenchmarkPut(b *testing.B) {
-	random := rand.New(rand.NewPCG(1, 2))
-	criteria := make([]*search.Criteria, 10_000)
-	for i := range criteria {
-		criteria[i] = compile(b, mixed(random, len(criteria)))
-	}
-	for b.Loop() {
-		x := index.New()
-		for i, c := range criteria {
-			x.Put(index.Entry{ID: fhir.ID(fmt.Sprintf("s%d", i)), Version: record.Sequence(i + 1), Interactions: all, Criteria: c})
-		}
-	}
-	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(len(criteria)), "ns/put")
 }

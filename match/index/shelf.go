@@ -1,6 +1,7 @@
 package index
 
 import (
+	"cmp"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -17,225 +18,339 @@ type query struct {
 	resource    *search.Resource
 	verify      Verify
 	hits        []Hit
+	patience    uint32
+	crowded     int
+	wasted      crowd // where candidates were asked in vain so often that it is worth a look
+	slots       [16]*slot
+	waiting     [24]candidate
+	waits       int
+	seen        int // see askWaiting
+}
+
+// candidate is a place that an event has found.
+type candidate struct {
+	place *place
+	crowd crowd // without posting where few are beside it
 }
 
 // ask adds the versions of a group that the event meets. The criteria is asked last: whether
 // anybody is in force and listens costs a few comparisons.
-func (q *query) ask(g *group) {
+func (q *query) ask(g *group) (met bool) {
 	before := len(q.hits)
-	for _, v := range g.versions.all() {
-		if v.hears&q.interaction != 0 && v.inForce(q.at, q.time) {
-			q.hits = append(q.hits, Hit{ID: v.entry.ID, Birth: v.entry.Birth, Version: v.entry.Version})
-		}
+	if v := g.versions.one.Load(); v != nil {
+		q.hear(v)
 	}
-	if len(q.hits) > before && !q.verify(g.criteria, q.resource) {
+	for _, v := range g.versions.more.all() {
+		q.hear(v)
+	}
+	if len(q.hits) == before {
+		return false
+	}
+	if !q.verify(g.criteria, q.resource) {
 		q.hits = q.hits[:before]
+		return false
+	}
+	return true
+}
+
+func (q *query) hear(v *version) {
+	if v.hears&q.interaction != 0 && v.inForce(q.at, q.time) {
+		q.hits = append(q.hits, v.hit())
 	}
 }
 
-func (v *version) inForce(at record.Sequence, t time.Time) bool {
-	return inForce(v.entry.Version, record.Sequence(v.until.Load()), v.entry.End, at, t)
+// found lets a candidate wait until there are enough to be asked together.
+func (q *query) found(p *place, c crowd) {
+	if q.waits == len(q.waiting) {
+		q.askWaiting()
+	}
+	q.waiting[q.waits] = candidate{p, c}
+	q.waits++
+}
+
+// askWaiting asks the candidates. Among a hundred thousand each is mostly in no cache, and would
+// be waited for a dozen times over. So all are looked at once before the first is asked: the
+// processor then waits for the memory of all of them at the same time.
+func (q *query) askWaiting() {
+	waiting := q.waiting[:q.waits]
+	q.waits = 0
+	if len(waiting) > 1 {
+		for i := range waiting {
+			if v := waiting[i].place.group.versions.one.Load(); v != nil { // a new group has none yet
+				q.seen += int(v.hears)
+			}
+		}
+		for i := range waiting {
+			q.seen += waiting[i].place.group.criteria.Glance()
+		}
+	}
+	for i := range waiting {
+		q.try(waiting[i].place, waiting[i].crowd)
+	}
+}
+
+// try asks the group of a place. Where there are many places, those that are asked in vain are
+// counted.
+func (q *query) try(p *place, c crowd) {
+	if q.ask(p.group) || c.posting == nil {
+		return
+	}
+	if n := p.wasted.Add(1); n >= q.patience && n&(n-1) == 0 {
+		q.wasted = c
+	}
 }
 
 // shelf holds the groups that listen to one resource type.
 type shelf struct {
-	always   list[*group] // without an equality
+	open     list[*group] // without conditions: every resource of the type meets them
+	always   list[*group] // with conditions, but nothing to find them by
 	postings list[*posting]
+
+	moves atomic.Uint64 // counts when places were left for others; see match
+
+	_      [64]byte // what follows is written by every event, what precedes is read by every event
+	events atomic.Uint64
+	_      [56]byte
 }
 
-// posting holds the groups whose access predicate is an equality on one parameter.
+// posting holds the places that are found by one feature of a resource.
 type posting struct {
-	param  string
-	groups table
+	shelf   *shelf
+	feature search.Feature
+	hashes  table     // unless the feature is ordered
+	ranges  intervals // if it is
 }
 
-// post puts a group on the shelf. Called with the index's mu held.
-func (s *shelf) post(g *group, param string) {
-	if param == "" || len(g.hashes) == 0 {
-		s.always.add(g)
+// place is where a group is found: one of its criteria's accesses.
+type place struct {
+	group  *group
+	more   *search.Access // if it has several hashes or ranges; else nil
+	since  uint64         // the shelf's count of events when the group came
+	wasted atomic.Uint32  // how often it was asked in vain among many others
+	access uint8          // which of the criteria's accesses
+
+	// Of the writer:
+	restless bool // in Index.restless
+	left     bool // the group is elsewhere, or gone; of one that is asked always, gone
+}
+
+// crowd is where many places are looked at for one event: a slot, or a posting's ranges.
+type crowd struct {
+	posting *posting
+	slot    *slot
+}
+
+// match asks the candidates on the shelf, each once.
+//
+// A group that moves is put where it goes before it is taken from where it was, and moves is
+// counted between the two. So an event that has found it at neither has begun before that count
+// and ended after it, and asks again. One that has found it at both has some hits twice, which
+// Match levels.
+func (s *shelf) match(q *query) {
+	s.events.Add(1)
+	before := len(q.hits)
+	for {
+		moves := s.moves.Load()
+		s.walk(q)
+		if s.moves.Load() == moves {
+			return
+		}
+		q.hits = q.hits[:before]
+	}
+}
+
+func (s *shelf) walk(q *query) {
+	for _, g := range s.open.all() {
+		q.ask(g)
+	}
+	for _, g := range s.always.all() {
+		q.ask(g)
+	}
+	for _, p := range s.postings.all() {
+		if p.feature.Ordered() {
+			p.matchRange(q)
+		} else {
+			p.matchHashes(q)
+		}
+	}
+	q.askWaiting()
+}
+
+func (p *posting) matchHashes(q *query) {
+	found := q.slots[:0]
+	for _, h := range q.resource.Hashes(p.feature) {
+		if s := p.hashes.slot(nonzero(h)); s != nil {
+			found = append(found, s)
+		}
+	}
+	if len(found) > 1 {
+		slices.SortFunc(found, func(a, b *slot) int { return cmp.Compare(a.hash.Load(), b.hash.Load()) })
+		found = slices.CompactFunc(found, func(a, b *slot) bool { return a == b })
+	}
+	for _, s := range found {
+		more, c := s.places.more.all(), crowd{}
+		if len(more) >= q.crowded {
+			c = crowd{p, s}
+		}
+		if one := s.places.one.Load(); one != nil && one.first(s, found) {
+			q.found(one, c)
+		}
+		for _, at := range more {
+			if at.first(s, found) {
+				q.found(at, c)
+			}
+		}
+	}
+}
+
+// first reports whether a slot is the first in which an event finds the place, so that a group
+// that is posted in several is asked once without a mark of what was asked already.
+func (p *place) first(at *slot, found []*slot) bool {
+	if len(found) == 1 || p.more == nil {
+		return true
+	}
+	for _, h := range p.more.Hashes {
+		i, ok := slices.BinarySearchFunc(found, nonzero(h), func(s *slot, h uint64) int { return cmp.Compare(s.hash.Load(), h) })
+		if ok {
+			return found[i] == at
+		}
+	}
+	return true
+}
+
+func (p *posting) matchRange(q *query) {
+	root := p.ranges.root.Load()
+	if root == nil {
 		return
 	}
-	p := s.posting(param)
-	if p == nil {
-		p = &posting{param: param}
-		s.postings.add(p)
+	r, ok := q.resource.Range(p.feature)
+	if !ok {
+		return
 	}
-	for _, h := range g.hashes {
-		p.groups.put(h, g)
+	c := crowd{}
+	if int(root.count) > q.crowded {
+		c = crowd{p, nil}
+	}
+	q.overlapping(root, r, c)
+}
+
+// overlapping finds the places whose ranges overlap r.
+func (q *query) overlapping(n *interval, r search.Range, c crowd) {
+	for n != nil && n.high >= r.Low {
+		q.overlapping(n.left, r, c)
+		if n.Low > r.High {
+			return // and all to the right begin later
+		}
+		if n.High >= r.Low && n.place.firstRange(n.Range, r) {
+			q.found(n.place, c)
+		}
+		n = n.right
 	}
 }
 
-func (s *shelf) posting(param string) *posting {
+// firstRange is first for ranges.
+func (p *place) firstRange(own, r search.Range) bool {
+	if p.more == nil {
+		return true
+	}
+	for _, other := range p.more.Ranges {
+		if other.Overlaps(r) {
+			return other == own
+		}
+	}
+	return true
+}
+
+// post puts a group on the shelf, at the first of its accesses. Called with the index's mu held.
+func (s *shelf) post(g *group) {
+	accesses := g.criteria.Accesses()
+	switch {
+	case len(accesses) > 0:
+		s.put(&g.home, g, accesses, 0)
+	case g.criteria.Open():
+		s.open.add(g)
+	default:
+		s.always.add(g)
+	}
+}
+
+// put makes a place for a group and puts it where events find it.
+func (s *shelf) put(at *place, g *group, accesses []search.Access, i int) {
+	a := &accesses[i]
+	at.group, at.access, at.since = g, uint8(i), s.events.Load()
+	if len(a.Hashes)+len(a.Ranges) > 1 {
+		at.more = &search.Access{Feature: a.Feature, Hashes: a.Hashes, Ranges: a.Ranges} // not all of accesses
+	}
+	p := s.posting(a.Feature)
+	if p == nil {
+		p = &posting{shelf: s, feature: a.Feature}
+		s.postings.add(p)
+	}
+	for _, h := range a.Hashes {
+		p.hashes.put(nonzero(h), at)
+	}
+	for _, r := range a.Ranges {
+		p.ranges.put(r, at)
+	}
+}
+
+func (s *shelf) posting(f search.Feature) *posting {
 	for _, p := range s.postings.all() {
-		if p.param == param {
+		if p.feature == f {
 			return p
 		}
 	}
 	return nil
 }
 
-// listsOf visits the lists of the shelf that a group is in.
-func (s *shelf) listsOf(g *group, visit func(*list[*group])) {
-	param := g.criteria.Access().Param
-	if param == "" || len(g.hashes) == 0 {
-		visit(&s.always)
-		return
+// cleaning collects what dead or moved groups leave behind, so that each list is cleaned once.
+type cleaning struct {
+	bags   map[*bag[place]]bool
+	ranges map[*posting]bool
+	lists  map[*list[*group]]bool
+}
+
+func newCleaning() *cleaning {
+	return &cleaning{map[*bag[place]]bool{}, map[*posting]bool{}, map[*list[*group]]bool{}}
+}
+
+// place notes that a place is left.
+func (c *cleaning) place(s *shelf, at *place) {
+	at.left = true
+	a := at.more
+	if a == nil {
+		a = &at.group.criteria.Accesses()[at.access]
 	}
-	p := s.posting(param)
-	if p == nil {
-		return
+	p := s.posting(a.Feature)
+	if a.Feature.Ordered() {
+		c.ranges[p] = true
 	}
-	for _, h := range g.hashes {
-		if slot := p.groups.slot(h); slot != nil {
-			visit(&slot.groups)
-		}
+	for _, h := range a.Hashes {
+		c.bags[&p.hashes.slot(nonzero(h)).places] = true
 	}
 }
 
-// match asks the candidates on the shelf, each once.
-func (s *shelf) match(q *query) {
-	for _, g := range s.always.all() {
-		q.ask(g)
-	}
-	var room [16]uint64 // enough for nearly every parameter of nearly every resource
-	for _, p := range s.postings.all() {
-		tokens := append(room[:0], q.resource.Tokens(p.param)...)
-		slices.Sort(tokens)
-		tokens = slices.Compact(tokens)
-		for _, t := range tokens {
-			slot := p.groups.slot(t)
-			if slot == nil {
-				continue
-			}
-			for _, g := range slot.groups.all() {
-				if len(g.hashes) == 1 || firstCommon(g.hashes, tokens) == t {
-					q.ask(g)
-				}
-			}
-		}
+// group notes that a group is gone from a shelf.
+func (c *cleaning) group(s *shelf, g *group) {
+	switch {
+	case g.place() != nil:
+		c.place(s, g.place())
+	case g.criteria.Open():
+		c.lists[&s.open] = true
+	default:
+		c.lists[&s.always] = true
 	}
 }
 
-// firstCommon is the smallest number that is in both sorted lists; 0 if there is none. A group
-// that is posted under several hashes is asked at the first of them that the event has, so that
-// no mark of what was asked already needs to be kept.
-func firstCommon(hashes, tokens []uint64) uint64 {
-	for _, h := range hashes {
-		if _, ok := slices.BinarySearch(tokens, h); ok {
-			return h
-		}
+func (c *cleaning) run() {
+	left := func(p *place) bool { return p.left }
+	for b := range c.bags {
+		b.remove(left)
 	}
-	return 0
-}
-
-// list is a slice that one writer changes while others read it without a lock.
-type list[T any] struct{ p atomic.Pointer[[]T] }
-
-// all is the list as it is now. It is not changed.
-func (l *list[T]) all() []T {
-	if p := l.p.Load(); p != nil {
-		return *p
+	for p := range c.ranges {
+		p.ranges.remove(left)
 	}
-	return nil
-}
-
-// add appends. The new element may go into memory behind a slice that readers hold: they do
-// not look beyond its length.
-func (l *list[T]) add(v T) {
-	next := append(l.all(), v)
-	l.p.Store(&next)
-}
-
-// remove makes a new list without some elements.
-func (l *list[T]) remove(gone func(T) bool) {
-	var rest []T
-	for _, v := range l.all() {
-		if !gone(v) {
-			rest = append(rest, v)
-		}
+	for l := range c.lists {
+		l.remove(func(g *group) bool { return g.home.left })
 	}
-	l.p.Store(&rest)
-}
-
-// table is a hash table from hashes to groups that one writer changes while others read it
-// without a lock. Slots are added in front of their chain and are never moved; when the table
-// grows, readers of the old one miss only what concerns events after theirs.
-type table struct {
-	buckets atomic.Pointer[[]bucket]
-	slots   int // of the writer
-}
-
-type bucket = atomic.Pointer[slot]
-
-type slot struct {
-	hash   uint64
-	groups list[*group]
-	next   *slot
-}
-
-// slot finds the slot of a hash; nil if there is none.
-func (t *table) slot(hash uint64) *slot {
-	p := t.buckets.Load()
-	if p == nil {
-		return nil
-	}
-	buckets := *p
-	for s := buckets[hash&uint64(len(buckets)-1)].Load(); s != nil; s = s.next {
-		if s.hash == hash {
-			return s
-		}
-	}
-	return nil
-}
-
-func (t *table) put(hash uint64, g *group) {
-	s := t.slot(hash)
-	if s == nil {
-		t.grow()
-		s = &slot{hash: hash}
-		s.groups.add(g)
-		t.insert(*t.buckets.Load(), s)
-		t.slots++
-		return
-	}
-	s.groups.add(g)
-}
-
-func (t *table) insert(buckets []bucket, s *slot) {
-	b := &buckets[s.hash&uint64(len(buckets)-1)]
-	s.next = b.Load()
-	b.Store(s)
-}
-
-// grow makes room for another slot: where there is none, a table of at least twice the slots
-// that still hold a group, so that those emptied by Prune are left behind.
-func (t *table) grow() {
-	var old []bucket
-	if p := t.buckets.Load(); p != nil {
-		old = *p
-	}
-	if t.slots < len(old) {
-		return
-	}
-	var live []*slot
-	for i := range old {
-		for s := old[i].Load(); s != nil; s = s.next {
-			if len(s.groups.all()) > 0 {
-				live = append(live, s)
-			}
-		}
-	}
-	size := 8
-	for size < 2*len(live) {
-		size *= 2
-	}
-	buckets := make([]bucket, size)
-	for _, s := range live {
-		moved := &slot{hash: s.hash}
-		groups := s.groups.all()
-		moved.groups.p.Store(&groups)
-		t.insert(buckets, moved)
-	}
-	t.slots = len(live)
-	t.buckets.Store(&buckets)
 }

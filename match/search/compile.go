@@ -30,9 +30,10 @@ var resultParameters = map[string][]string{
 // modifiers lists what may follow each kind of parameter, besides :missing and, for a
 // reference, the name of a type.
 var modifiers = map[kind][]string{
-	kindToken:     {"not"},
-	kindString:    {"exact", "contains"},
-	kindReference: {"identifier"},
+	kindToken:     {"not", "text", "code-text", "text-advanced", "of-type", "in", "not-in", "above", "below"},
+	kindString:    {"exact", "contains", "text"},
+	kindReference: {"identifier", "text", "text-advanced"},
+	kindURI:       {"above", "below", "contains"},
 }
 
 // Compile reads a criteria: Type, Type?, Type?name=value&name:modifier=value,value, [A,B] or
@@ -61,7 +62,6 @@ func (d *Definitions) Compile(criteria string) (*Criteria, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.choose()
 	return c, nil
 }
 
@@ -87,14 +87,10 @@ func (c *Criteria) compileList(s string) error {
 		}
 	}
 	if c.any { // a * anywhere takes in every type
-		c.types, c.canonical = nil, "[*]"
+		c.types = nil
 		return nil
 	}
 	slices.SortFunc(c.types, func(a, b *typeDef) int { return strings.Compare(a.name, b.name) })
-	c.canonical = "[" + strings.Join(c.Types(), ",") + "]"
-	if len(c.types) == 1 {
-		c.canonical = c.types[0].name
-	}
 	return nil
 }
 
@@ -105,7 +101,7 @@ func (d *Definitions) typeNamed(name string) (*typeDef, error) {
 	if name == "" {
 		return nil, fhir.Refuse(fhir.IssueValue, "", "the criteria names no resource type: it must be Type, Type?parameters, [Type,Type] or [*]")
 	}
-	return nil, fhir.Refuse(fhir.IssueValue, "", fmt.Sprintf("%s is not a resource type of FHIR R4%s", shown(name), nearest(name, d.names)))
+	return nil, fhir.Refuse(fhir.IssueValue, "", fmt.Sprintf("%s is not a resource type of FHIR %s%s", shown(name), d.version, nearest(name, d.names)))
 }
 
 // compileSearch reads Type?parameters; offset is its place in the criteria.
@@ -119,7 +115,12 @@ func (c *Criteria) compileSearch(s string, offset int) error {
 	if err != nil {
 		return err
 	}
-	c.types = []*typeDef{t}
+	c.types = t.alone()
+	if n := strings.Count(query, "&") + 1; n > len(c.room) {
+		c.conditions = make([]*condition, 0, min(n, maxConditions))
+	} else {
+		c.conditions = c.room[:0]
+	}
 	comp := compiler{definitions: c.definitions, typ: t}
 	at := offset + len(head) + 2 // position of the query's first byte, from 1
 	for part := range strings.SplitSeq(query, "&") {
@@ -129,15 +130,6 @@ func (c *Criteria) compileSearch(s string, offset int) error {
 			}
 		}
 		at += len(part) + 1
-	}
-	c.canonical = t.name
-	if len(c.conditions) > 0 {
-		texts := make([]string, len(c.conditions))
-		for i := range c.conditions {
-			texts[i] = c.conditions[i].text
-		}
-		slices.Sort(texts)
-		c.canonical += "?" + strings.Join(texts, "&")
 	}
 	return nil
 }
@@ -164,13 +156,17 @@ func (c *Criteria) add(comp *compiler, part string, at int) error {
 	if cond == nil {
 		return nil
 	}
-	if slices.ContainsFunc(c.conditions, func(o condition) bool { return o.text == cond.text }) {
+	if slices.ContainsFunc(c.conditions, func(o *condition) bool { return o.text == cond.text }) {
 		return nil
 	}
 	if len(c.conditions) == maxConditions {
 		return fhir.Refuse(fhir.IssueTooLong, "", fmt.Sprintf("the criteria has more than %d parameters", maxConditions))
 	}
-	c.conditions = append(c.conditions, *cond)
+	if cond.text == cond.source {
+		cond.text = cond.source // one string less to keep: it is a part of the criteria's
+	}
+	c.keep(cond, comp.typ)
+	c.repository = c.repository || cond.elsewhere()
 	return nil
 }
 
@@ -188,6 +184,10 @@ func refusal(format string, args ...any) error {
 
 func unsupported(format string, args ...any) error {
 	return &refused{fhir.IssueNotSupported, fmt.Sprintf(format, args...)}
+}
+
+func tooManyValues() error {
+	return &refused{fhir.IssueTooLong, fmt.Sprintf("the criteria has more than %d values", maxValues)}
 }
 
 // place says where in the criteria a refusal applies. The parameter's value is not repeated.
@@ -213,10 +213,18 @@ type compiler struct {
 	definitions *Definitions
 	typ         *typeDef
 	values      int // so far, over all parameters
+	links       int // so far, over all parameters and types; see maxLinks
+	depth       int // links that lead to typ
+	repeated    int // values at the ends of links, for each type again; see maxRepeated
+	counted     int // values after the tail of a chain; it may be compiled for several types
+	expander    *expander
 
 	// Of the parameter at hand:
 	param    *param
 	modifier string
+	view     view
+
+	once []*param // used already, of those that may be used once
 }
 
 // compile reads name=value; nil for a parameter that changes no match. The order of reading
@@ -231,6 +239,16 @@ func (c *compiler) compile(part string) (*condition, error) {
 	if err != nil {
 		return nil, err
 	}
+	return c.parameter(part, name, value, hasValue)
+}
+
+// parameter compiles a parameter of c.typ whose name and value are decoded; nil for one that
+// changes no match.
+func (c *compiler) parameter(part, name, value string, hasValue bool) (*condition, error) {
+	if c.definitions.repository && linkedName(name) {
+		return c.linked(part, name, value, hasValue)
+	}
+	var err error
 	code, modifier, modified := strings.Cut(name, ":")
 	if allowed, ok := resultParameters[code]; ok {
 		if modified && !slices.Contains(allowed, modifier) {
@@ -238,9 +256,16 @@ func (c *compiler) compile(part string) (*condition, error) {
 		}
 		return nil, nil
 	}
+	if code == "_filter" {
+		if modified {
+			return nil, unsupported("_filter takes no modifier")
+		}
+		return c.filter(part, value)
+	}
 	if c.param, err = c.lookup(code); err != nil {
 		return nil, err
 	}
+	c.view = c.param.view
 	if c.modifier = modifier; modified {
 		if err := c.checkModifier(); err != nil {
 			return nil, err
@@ -254,13 +279,12 @@ func (c *compiler) compile(part string) (*condition, error) {
 
 // elsewhere explains parameters that FHIR knows and that are not evaluated here.
 var elsewhere = map[string]string{
-	"_has":     "reverse chaining needs other resources and is not supported",
-	"_filter":  "_filter expressions are not supported",
-	"_text":    "full-text search is not supported",
-	"_content": "full-text search is not supported",
-	"_list":    "searching by List is not supported",
-	"_query":   "named queries are not supported",
-	"_type":    "_type is not supported; write [A,B] for several types",
+	"_has":    "reverse chaining needs other resources, and there are none here",
+	"_filter": "a filter is no name within a filter",
+	"_list":   "searching by List needs other resources, and there are none here",
+	"_in":     "searching by membership is not supported; for a List there is _list",
+	"_query":  "named queries are not supported",
+	"_type":   "_type is not supported; write [A,B] for several types",
 }
 
 // lookup finds a parameter of the type.
@@ -269,16 +293,21 @@ func (c *compiler) lookup(code string) (*param, error) {
 		return nil, unsupported("%s", msg)
 	}
 	if base, _, chained := strings.Cut(code, "."); chained {
-		return nil, unsupported("chained parameters need other resources and are not supported; name the resource itself, as in %s=Type/id", base)
+		return nil, unsupported("chained parameters need other resources, and there are none here; name the resource itself, as in %s=Type/id", base)
 	}
 	p := c.typ.params[code]
+	if p == nil || !p.evaluable() {
+		if own := ownParameter(c.typ, code); own != nil {
+			return own, nil
+		}
+	}
 	switch {
 	case p == nil:
 		return nil, unsupported("%s has no such search parameter%s", c.typ.name, nearest(code, c.codes()))
-	case p.kind == kindComposite:
-		return nil, unsupported("composite parameters are not supported; ask for their parts as parameters of their own")
-	case p.paths == nil:
+	case !p.evaluable():
 		return nil, unsupported("the specification gives no expression for this parameter, so it cannot be evaluated")
+	case p.kind == kindSpecial && p.view == viewElement:
+		return nil, unsupported("this special parameter is not supported")
 	}
 	return p, nil
 }
@@ -286,7 +315,7 @@ func (c *compiler) lookup(code string) (*param, error) {
 func (c *compiler) codes() []string {
 	var out []string
 	for code, p := range c.typ.params {
-		if p.paths != nil {
+		if p.evaluable() {
 			out = append(out, code)
 		}
 	}
@@ -297,18 +326,19 @@ func (c *compiler) codes() []string {
 func (c *compiler) checkModifier() error {
 	p, m := c.param, c.modifier
 	switch {
+	case p.view != viewElement && m != "missing":
+		return unsupported("it takes no modifier but :missing")
 	case m == "missing", slices.Contains(modifiers[p.kind], m):
-		if m == "identifier" && !p.reads(leafReference) {
-			return unsupported("the element is a canonical URL and has no identifier")
-		}
-		return nil
+		return c.readAs(m)
 	case p.kind == kindReference && c.definitions.HasType(m):
 		if len(p.targets) > 0 && !slices.Contains(p.targets, m) {
 			return refusal("it cannot refer to %s, only to %s", m, strings.Join(p.targets, ", "))
 		}
 		return nil
+	case p.kind == kindReference && (m == "above" || m == "below"):
+		return c.refuseHierarchy(m)
 	case p.kind == kindReference && strings.Contains(m, "."):
-		return unsupported("chained parameters need other resources and are not supported")
+		return unsupported("chained parameters need other resources, and there are none here")
 	}
 	known := ":missing"
 	for _, k := range modifiers[p.kind] {
@@ -322,7 +352,11 @@ func (c *compiler) checkModifier() error {
 
 // condition reads the values.
 func (c *compiler) condition(source, value string) (*condition, error) {
-	out := &condition{param: c.param, modifier: c.modifier, source: source, negate: c.modifier == "not"}
+	if err := c.restrict(value); err != nil {
+		return nil, err
+	}
+	out := &condition{param: c.param, modifier: c.modifier, view: c.view, source: source,
+		negate: c.modifier == "not" || c.modifier == "not-in"}
 	if c.modifier == "missing" {
 		if value != "true" && value != "false" {
 			return nil, refusal("the value of :missing must be true or false")
@@ -335,7 +369,7 @@ func (c *compiler) condition(source, value string) (*condition, error) {
 	var texts []string
 	for _, v := range splitEscaped(value, ',') {
 		if c.values++; c.values > maxValues {
-			return nil, &refused{fhir.IssueTooLong, fmt.Sprintf("the criteria has more than %d values", maxValues)}
+			return nil, tooManyValues()
 		}
 		if v == "" {
 			return nil, refusal(`one of the values is empty; a comma within a value is written \,`)
@@ -363,10 +397,14 @@ func (c *compiler) suffix() string {
 // value reads one value into the condition and gives its canonical text.
 func (c *compiler) value(out *condition, raw string) (string, error) {
 	switch {
+	case c.view != viewElement, c.codeSets():
+		return c.extraValue(out, raw)
 	case c.param.kind == kindToken, c.modifier == "identifier":
 		w, err := c.token(raw)
 		out.tokens = append(out.tokens, w)
 		return w.text(), err
+	case c.param.kind == kindComposite:
+		return c.tuple(out, raw)
 	case c.param.kind == kindString:
 		w, err := c.text(raw)
 		out.texts = append(out.texts, w)

@@ -10,23 +10,27 @@ import (
 type Criteria struct {
 	definitions *Definitions
 	source      string
-	any         bool       // every type but Subscription
-	types       []*typeDef // sorted by name; one if there are conditions
-	conditions  []condition
-	canonical   string
-	access      Access
+	any         bool         // every type but Subscription
+	repository  bool         // one of the conditions is linked
+	types       []*typeDef   // sorted by name; one if there are conditions
+	conditions  []*condition // shared with other criteria
+	// What is asked together lies together: a criteria that is asked once in a thousand events
+	// is in no cache, and each piece of memory is waited for.
+	room [2]*condition // of conditions, where it is enough
+	own  condition     // one that was not shared when it was compiled; without source if there is none
 }
 
-// condition is one parameter of a criteria. It holds if one of its values is met, and with
+// condition is one parameter of a criteria. What every evaluation looks at comes first, for the
+// sake of the processor's cache. It holds if one of its values is met, and with
 // negate, if none is.
 type condition struct {
 	param    *param
-	modifier string
-	source   string // as its author wrote it
-	text     string // the same for all conditions of equal meaning
 	negate   bool
 	missing  bool // :missing, with wantMissing
 	wanted   bool
+	view     view    // how the elements are read
+	lookup   *lookup // what values are found by; nil: they are few; see prepare
+	modifier string
 
 	// Of these one is filled, by the kind of the parameter and the modifier.
 	tokens     []wantToken
@@ -35,10 +39,16 @@ type condition struct {
 	spans      []wantSpan
 	amounts    []wantAmount
 	uris       []wantURI
+	tuples     *[]wantTuple // of a composite; a pointer because few conditions have any
+	extra      *extra
 
-	// What values are found by; see prepare.
-	lookup lookup
-	starts prefixes
+	linked linked      // of a condition on other resources; the fields above are then empty
+	filter *filterTree // of _filter; the fields above are then empty
+
+	token  [1]wantToken // of tokens, where it is enough
+	starts *prefixes    // of texts; see prepare
+	source string       // as its author wrote it
+	text   string       // the same for all conditions of equal meaning
 }
 
 // String is the criteria as it was written.
@@ -46,8 +56,24 @@ func (c *Criteria) String() string { return c.source }
 
 // Canonical is the same text for all criteria of equal meaning, as far as their writing tells:
 // the order of parameters and of values, encodings, repeated values, result parameters and the
-// server's own base URLs are levelled. Whoever shares an evaluation shares it by this text.
-func (c *Criteria) Canonical() string { return c.canonical }
+// server's own base URLs are levelled. Whoever shares an evaluation shares it by this text. It is
+// made anew at each call: a criteria lives long, and its text is asked for once or twice.
+func (c *Criteria) Canonical() string {
+	switch {
+	case c.any:
+		return "[*]"
+	case len(c.types) > 1:
+		return "[" + strings.Join(c.Types(), ",") + "]"
+	case len(c.conditions) == 0:
+		return c.types[0].name
+	}
+	texts := make([]string, len(c.conditions))
+	for i := range c.conditions {
+		texts[i] = c.conditions[i].text
+	}
+	slices.Sort(texts)
+	return c.types[0].name + "?" + strings.Join(texts, "&")
+}
 
 // AnyType reports whether the criteria is [*]: every resource type except Subscription.
 func (c *Criteria) AnyType() bool { return c.any }
@@ -71,17 +97,30 @@ func (c *Criteria) Match(r *Resource) bool {
 // Decide reports whether a resource meets the criteria. The error is ErrTooCostly where that
 // takes more steps than one evaluation has; it is the same on every node. No resource that is
 // somebody's record comes near it: it takes megabytes of values and hundreds of wanted ones.
+// It is ErrNotEvaluable where the expression of a SearchParameter fails on the resource. Of a
+// criteria that asks for other resources it may also be an *Unavailable, or wrap ErrUnanswered.
 func (c *Criteria) Decide(r *Resource) (met bool, err error) {
 	if !c.hasType(r) {
 		return false, nil
 	}
-	for i := range c.conditions {
-		met, ok := c.conditions[i].met(r, c.share())
-		switch {
-		case !ok: // one that is not met still decides, so that the order of conditions does not
-			err = ErrTooCostly
-		case !met:
-			return false, nil
+	// Other resources are asked for only where all that is at hand allows it.
+	for _, linked := range [2]bool{false, true} {
+		if linked && !c.repository {
+			break
+		}
+		r.others.begin()
+		for i := range c.conditions {
+			x := c.conditions[i]
+			if x.elsewhere() != linked {
+				continue
+			}
+			met, ok := x.met(r, c.share())
+			switch {
+			case !ok: // one that is not met still decides, so that the order of conditions does not
+				err = worse(err, r.undecided())
+			case !met:
+				return false, nil
+			}
 		}
 	}
 	return err == nil, err
@@ -108,7 +147,16 @@ func (c *Criteria) hasType(r *Resource) bool {
 // met decides a condition; ok is false if that takes more steps than there are. Every value
 // of the resource is held against every value that is asked for.
 func (c *condition) met(r *Resource, steps int) (met, ok bool) {
-	s := r.values(c.param)
+	switch {
+	case c.linked != nil:
+		return c.metElsewhere(r, steps)
+	case c.filter != nil:
+		return c.metFilter(r, steps)
+	}
+	s := r.valuesAs(c.param, c.view)
+	if s.fault {
+		return r.fails(steps)
+	}
 	if c.missing {
 		return s.present != c.wanted, true
 	}
@@ -119,29 +167,37 @@ func (c *condition) met(r *Resource, steps int) (met, ok bool) {
 }
 
 func (c *condition) hit(r *Resource, s *slot) bool {
+	if c.extra != nil || c.view != viewElement {
+		return c.hitExtra(r, s)
+	}
 	switch c.param.kind {
 	case kindToken:
-		return some(r, &c.lookup, c.tokens, r.tokens[s.from:s.to], (*Resource).tokenKey, (*wantToken).match)
+		return some(r, c.lookup, c.tokens, r.tokens[s.from:s.to], (*Resource).tokenKey, (*wantToken).match)
 	case kindString:
 		return c.hitText(r, r.texts[s.from:s.to])
 	case kindReference:
 		values := r.references[s.from:s.to]
 		if c.modifier == "identifier" {
-			return some(r, &c.lookup, c.tokens, values, (*Resource).identifierKey, (*wantToken).matchIdentifier)
+			return some(r, c.lookup, c.tokens, values, (*Resource).identifierKey, (*wantToken).matchIdentifier)
 		}
-		return some(r, &c.lookup, c.references, values, (*Resource).referenceKey, (*wantReference).match)
+		return some(r, c.lookup, c.references, values, (*Resource).referenceKey, (*wantReference).match)
 	case kindDate:
 		return someInOrder(r, c.spans, r.spans[s.from:s.to], (*wantSpan).match, spanCost)
 	case kindURI:
-		return some(r, &c.lookup, c.uris, r.uris[s.from:s.to], (*Resource).uriKey, (*wantURI).match)
+		if c.modifier != "" {
+			return c.hitPartOfURI(r, r.uris[s.from:s.to])
+		}
+		return some(r, c.lookup, c.uris, r.uris[s.from:s.to], (*Resource).uriKey, (*wantURI).match)
+	case kindComposite:
+		return c.hitTuple(r, s)
 	}
-	return someInOrder(r, c.amounts, r.amounts[s.from:s.to], (*wantAmount).match, amountCost)
+	return c.hitAmounts(r, r.amounts[s.from:s.to])
 }
 
 func (c *condition) hitText(r *Resource, values []text) bool {
 	switch c.modifier {
 	case "exact":
-		return some(r, &c.lookup, c.texts, values, (*Resource).textKey, (*wantText).equals)
+		return some(r, c.lookup, c.texts, values, (*Resource).textKey, (*wantText).equals)
 	case "contains":
 		return c.containsText(r, values)
 	}
@@ -152,6 +208,24 @@ func (c *condition) hitText(r *Resource, values []text) bool {
 func (w *wantToken) matchIdentifier(v *reference) bool {
 	id := &v.identifier
 	return (id.system != nil || id.code != nil) && w.match(id)
+}
+
+// keep takes a condition over that is complete: a shared one that is equal, or else it is moved
+// to where it lies well.
+func (c *Criteria) keep(cond *condition, t *typeDef) {
+	if c.own.source == "" {
+		c.own = *cond
+		cond = &c.own
+	}
+	if len(cond.tokens) == 1 {
+		cond.token[0] = cond.tokens[0]
+		cond.tokens = cond.token[:]
+	}
+	kept := c.definitions.pool.share(c.definitions, t, cond)
+	if kept != cond && cond == &c.own {
+		c.own = condition{}
+	}
+	c.conditions = append(c.conditions, kept)
 }
 
 // Condition is what Explain says about one condition of a criteria.
@@ -177,6 +251,7 @@ func (c *Criteria) Explain(r *Resource) []Condition {
 	}
 	out := []Condition{first}
 	for i := range c.conditions {
+		r.others.begin()
 		out = append(out, c.conditions[i].explain(r, c.share()))
 	}
 	return out
@@ -190,15 +265,21 @@ func (c *Criteria) typeText() string {
 }
 
 func (c *condition) explain(r *Resource, steps int) Condition {
+	switch {
+	case c.linked != nil:
+		return c.explainElsewhere(r, steps)
+	case c.filter != nil:
+		return c.explainFilter(r, steps)
+	}
 	met, ok := c.met(r, steps)
-	s := r.values(c.param)
+	s := r.valuesAs(c.param, c.view)
 	out := Condition{Text: c.source, Met: met, Found: c.found(r, s)}
 	if met {
 		return out
 	}
 	switch {
 	case !ok:
-		out.Note = ErrTooCostly.Error()
+		out.Note = r.undecided().Error()
 	case c.missing && c.wanted:
 		out.Note = "there is a value in the resource"
 	case c.negate:
@@ -215,7 +296,13 @@ func (c *condition) explain(r *Resource, steps int) Condition {
 
 // found lists the values in a readable form.
 func (c *condition) found(r *Resource, s *slot) []string {
+	if c.param.kind == kindComposite {
+		return c.foundTuples(r, s)
+	}
 	var out []string
+	if c.view != viewElement {
+		return c.foundAs(r, s)
+	}
 	for i := s.from; i < s.to && len(out) < foundLimit; i++ {
 		var v string
 		switch c.param.kind {

@@ -165,7 +165,7 @@ func (p *timeParser) zone() (int64, bool) {
 	}
 	var hour, minute int
 	if sign != '+' && sign != '-' || !p.within(&hour, 2, 0, 14) || !p.sep(':') ||
-		!p.within(&minute, 2, 0, 59) || len(p.b) > 0 {
+		!p.within(&minute, 2, 0, 59) || len(p.b) > 0 || hour == 14 && minute > 0 {
 		return 0, false
 	}
 	offset := int64(hour*3600 + minute*60)
@@ -207,7 +207,8 @@ func (r *Resource) period(n json.Node) (span, bool) {
 	if hasEnd {
 		s.hi = end.hi
 	}
-	return s, hasStart || hasEnd
+	// One that ends before it starts (against R4 datatypes, per-1) holds no time at all.
+	return s, (hasStart || hasEnd) && s.lo.before(s.hi)
 }
 
 // timing gives the outer limits of a schedule: the rest of it is not looked at (R4 3.1.1.4.7).

@@ -53,13 +53,15 @@ func (l *lookup) add(key []byte, place int) {
 
 // prepare makes ready what a condition's values are found by.
 func (c *condition) prepare() {
-	if c.modifier == "" && len(c.texts) > 0 {
-		c.starts = newPrefixes(c.texts)
+	if c.modifier != "exact" && c.modifier != "contains" && len(c.texts) > 0 {
+		starts := newPrefixes(c.texts)
+		c.starts = &starts
 		return
 	}
-	if len(c.tokens)+len(c.references)+len(c.uris)+len(c.texts) <= few {
+	if len(c.tokens)+len(c.references)+len(c.uris)+len(c.texts)+len(c.extra.identifiers()) <= few {
 		return
 	}
+	c.lookup = &lookup{}
 	for i := range c.tokens {
 		if c.tokens[i].scope == systemOnly {
 			c.lookup.rest = append(c.lookup.rest, int32(i))
@@ -76,6 +78,7 @@ func (c *condition) prepare() {
 		c.lookup.add(c.uris[i].raw, i)
 		c.lookup.add(c.uris[i].url, i)
 	}
+	c.prepareExtra()
 	if c.modifier == "exact" {
 		for i := range c.texts {
 			c.lookup.add([]byte(c.texts[i].raw), i)
@@ -88,7 +91,7 @@ func (c *condition) prepare() {
 // order of the wants: criteria of equal meaning must run out of steps at the same resources.
 func some[W, V any](r *Resource, l *lookup, wants []W, values []V, key func(*Resource, *V) []byte, match func(*W, *V) bool) bool {
 	for i := range values {
-		if l.keyed == nil {
+		if l == nil {
 			if !r.spend(len(wants)) {
 				return false
 			}
@@ -140,14 +143,6 @@ func someInOrder[W, V any](r *Resource, wants []W, values []V, match func(*W, *V
 }
 
 func spanCost(*span) int { return 1 }
-
-// amountCost: numbers beyond 64 bits are compared digit by digit.
-func amountCost(a *amount) int {
-	if a.lo.big != nil || a.hi.big != nil {
-		return 16
-	}
-	return 1
-}
 
 // prefixes are wanted beginnings of a text, sorted, none of them the beginning of another.
 type prefixes struct {

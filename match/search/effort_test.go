@@ -191,7 +191,7 @@ func TestManyReferencesIntoAResourceAreResolved(t *testing.T) {
 func TestAResourceWithoutATreeIsEmptyUntilReset(t *testing.T) {
 	d := R4()
 	r := NewResource(d, nil)
-	if r.Type() != "" || r.ID() != "" || compiled(t, d, "[*]").Match(r) || r.Tokens("_id") != nil {
+	if r.Type() != "" || r.ID() != "" || compiled(t, d, "[*]").Match(r) || r.Hashes(feature(r, "_id")) != nil {
 		t.Errorf("an empty resource is %s/%s", r.Type(), r.ID())
 	}
 	tree, err := json.Parse([]byte(`{"resourceType":"Patient","id":"p"}`), json.Limits{})

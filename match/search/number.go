@@ -5,10 +5,12 @@ import (
 	"cmp"
 	"math/bits"
 	"strconv"
+	"strings"
 
 	"github.com/cockroachdb/apd/v3"
 
 	"github.com/carillon-fhir/carillon/match/fhir/json"
+	"github.com/carillon-fhir/carillon/match/ucum"
 )
 
 // comparator is the prefix of an ordered value (R4 3.1.1.4.5).
@@ -115,6 +117,14 @@ func (d decimal) apd() *apd.Decimal {
 	return apd.New(d.coef, d.exp)
 }
 
+// exponent is that of the last digit that was written.
+func (d decimal) exponent() int32 {
+	if d.big != nil {
+		return d.big.Exponent
+	}
+	return d.exp
+}
+
 func (d decimal) sign() int {
 	if d.big != nil {
 		return d.big.Sign()
@@ -199,12 +209,43 @@ func (d decimal) times(n int64, exp int32) decimal {
 
 // plus adds exactly.
 func (d decimal) plus(o decimal) decimal {
+	if s, ok := d.plusSmall(o); ok {
+		return s
+	}
 	out := new(apd.Decimal)
 	_, _ = exact.Add(out, d.apd(), o.apd()) // cannot fail: bounded digits, wide context
 	return decimal{big: out}.reduce()
 }
 
+// plusSmall adds where 64 bits hold everything.
+func (d decimal) plusSmall(o decimal) (decimal, bool) {
+	if d.big != nil || o.big != nil {
+		return d, false
+	}
+	if d.exp < o.exp {
+		d, o = o, d
+	}
+	if d.coef != 0 && d.exp != o.exp {
+		zeros := d.exp - o.exp
+		if width(magnitude(d.coef))+int(zeros) > 18 {
+			return d, false
+		}
+		d.coef *= int64(powers[zeros])
+	}
+	d.exp = o.exp
+	sum := d.coef + o.coef
+	if (sum > d.coef) != (o.coef > 0) {
+		return d, false // beyond 64 bits
+	}
+	d.coef = sum
+	return d, true
+}
+
+// mul multiplies exactly.
 func (d decimal) mul(o decimal) decimal {
+	if o.big == nil && d.big == nil {
+		return d.times(o.coef, o.exp)
+	}
 	out := new(apd.Decimal)
 	_, _ = exact.Mul(out, d.apd(), o.apd())
 	return decimal{big: out}.reduce()
@@ -235,6 +276,7 @@ type amount struct {
 	code            []byte
 	unit            []byte
 	raw             []byte
+	measure         *measure // of system and code, where they are UCUM's
 }
 
 // currencies is the system of Money.currency (R4 datatypes, Money).
@@ -296,18 +338,41 @@ func (r *Resource) quantity(n json.Node, a *amount) bool {
 
 func (r *Resource) units(n json.Node, a *amount) {
 	a.system, a.code, a.unit = r.str(n, nameSystem), r.str(n, nameCode), r.str(n, nameUnit)
+	a.measure = r.measure(a.system, a.code)
 }
 
-// bounds reads a Range; a missing end is open.
+// bounds reads a Range; a missing end is open. Ends in different units, or the wrong way round,
+// are no range (R4 datatypes, Range: the units shall match, rng-2).
 func (r *Resource) bounds(n json.Node, a *amount) bool {
 	low, high := r.tree.Find(n, nameLow), r.tree.Find(n, nameHigh)
 	a.noLo = !r.number(r.tree.Find(low, nameValue), &a.lo)
 	a.noHi = !r.number(r.tree.Find(high, nameValue), &a.hi)
-	if a.noLo {
-		low = high
+	if a.noLo || a.noHi {
+		if a.noLo {
+			low = high
+		}
+		r.units(low, a)
+		return !a.noLo || !a.noHi
 	}
+	other := *a
 	r.units(low, a)
-	return !a.noLo || !a.noHi
+	r.units(high, &other)
+	return a.sameUnit(&other) && a.lo.compare(a.hi) <= 0
+}
+
+// sameUnit reports whether two quantities name one unit. One that names none is taken to have
+// the other's, and gets it.
+func (a *amount) sameUnit(o *amount) bool {
+	switch {
+	case o.code == nil && o.unit == nil:
+		return true
+	case a.code == nil && a.unit == nil:
+		a.system, a.code, a.unit, a.measure = o.system, o.code, o.unit, o.measure
+		return true
+	case a.code == nil || o.code == nil:
+		return bytes.Equal(a.unit, o.unit)
+	}
+	return bytes.Equal(a.code, o.code) && bytes.Equal(a.system, o.system)
 }
 
 // sampled reads the bounds of the values of SampledData, which is what the parameters that
@@ -365,6 +430,8 @@ type wantAmount struct {
 	system string
 	code   string
 	number string // as written, for the canonical form
+
+	measure *ucum.Unit // of system and code, where they are UCUM's
 }
 
 type units uint8
@@ -377,10 +444,19 @@ const (
 )
 
 func (w *wantAmount) match(v *amount) bool {
+	var rel *relation
 	switch w.units {
 	case systemUnit:
-		if string(v.system) != w.system || string(v.code) != w.code {
+		switch {
+		case string(v.system) != w.system:
 			return false
+		case string(v.code) == w.code:
+		case !w.converts(v):
+			return false
+		default:
+			if rel = v.measure.to(w.code, w.measure); rel == nil {
+				return false
+			}
 		}
 	case namedUnit:
 		if string(v.code) != w.code && string(v.unit) != w.code {
@@ -393,31 +469,32 @@ func (w *wantAmount) match(v *amount) bool {
 	}
 	switch w.op {
 	case opEqual:
-		return w.contains(v)
+		return w.contains(v, rel)
 	case opNotEqual:
-		return !w.contains(v)
+		return !w.contains(v, rel)
 	case opGreater:
-		return v.noHi || v.hi.compare(w.exact) > 0
+		return v.noHi || rel.compare(&v.hi, &w.exact) > 0
 	case opLess:
-		return v.noLo || v.lo.compare(w.exact) < 0
+		return v.noLo || rel.compare(&v.lo, &w.exact) < 0
 	case opGreaterEqual:
-		return v.noHi || atLeast(v.hi.compare(w.exact), v.belowHi)
+		return v.noHi || atLeast(rel.compare(&v.hi, &w.exact), v.belowHi)
 	case opLessEqual:
-		return v.noLo || atLeast(w.exact.compare(v.lo), v.overLo)
+		return v.noLo || atLeast(-rel.compare(&v.lo, &w.exact), v.overLo)
 	case opStartsAfter:
-		return !v.noLo && atLeast(v.lo.compare(w.exact), !v.overLo)
+		return !v.noLo && atLeast(rel.compare(&v.lo, &w.exact), !v.overLo)
 	case opEndsBefore:
-		return !v.noHi && atLeast(w.exact.compare(v.hi), !v.belowHi)
+		return !v.noHi && atLeast(-rel.compare(&v.hi, &w.exact), !v.belowHi)
 	}
-	return (v.noHi || v.hi.compare(w.lo) >= 0) && (v.noLo || v.lo.compare(w.hi) <= 0)
+	return (v.noHi || atLeast(rel.compare(&v.hi, &w.lo), v.belowHi)) &&
+		(v.noLo || atLeast(-rel.compare(&v.lo, &w.hi), v.overLo))
 }
 
 // atLeast is > where the end is left out, else >=.
 func atLeast(c int, without bool) bool { return c > 0 || c == 0 && !without }
 
 // contains is equality: the value lies within what the searched number's precision covers.
-func (w *wantAmount) contains(v *amount) bool {
-	return !v.noLo && !v.noHi && v.lo.compare(w.lo) >= 0 && v.hi.compare(w.hi) < 0
+func (w *wantAmount) contains(v *amount, rel *relation) bool {
+	return !v.noLo && !v.noHi && rel.compare(&v.lo, &w.lo) >= 0 && rel.compare(&v.hi, &w.hi) < 0
 }
 
 // amount reads one value of a number or quantity condition.
@@ -435,6 +512,8 @@ func (c *compiler) amount(raw string) (wantAmount, error) {
 	if w.op, w.number, err = cutComparator(parts[0]); err != nil {
 		return w, err
 	}
+	// The + of an exponent arrives as a space where its author did not encode it.
+	w.number = strings.NewReplacer("e ", "e+", "E ", "E+").Replace(w.number)
 	var ok bool
 	if w.exact, ok = parseDecimal([]byte(w.number)); !ok {
 		return w, refusal("the value must be a number such as 5.4, with a prefix such as gt before it if wanted")
@@ -452,6 +531,11 @@ func (c *compiler) amount(raw string) (wantAmount, error) {
 	switch {
 	case w.system != "" && w.code != "":
 		w.units = systemUnit
+		if w.system == ucum.System && len(w.code) <= maxUnitCode {
+			if u, err := ucum.Parse(w.code); err == nil {
+				w.measure = &u
+			}
+		}
 	case w.code != "":
 		w.units = namedUnit
 	case w.system != "":
@@ -474,7 +558,7 @@ func (w *wantAmount) precision() (lo, hi decimal) {
 		}
 		return lo, hi
 	}
-	last := v.apd().Exponent
+	last := v.exponent()
 	if e := bytes.IndexAny([]byte(w.number), "eE"); e >= 0 && last > 0 && len(bytes.Trim([]byte(w.number[:e]), "-.")) == 1 {
 		last--
 	}

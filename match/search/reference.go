@@ -126,6 +126,9 @@ func (r *Resource) refersTo(n json.Node, typ string) bool {
 	if l := r.definitions.parseLink(ref); l.id != nil {
 		return string(l.typ) == typ
 	}
+	if to, found := r.inBundle(ref); found {
+		return string(to.typ) == typ
+	}
 	t := r.str(n, nameType)
 	return string(t[bytes.LastIndexByte(t, '/')+1:]) == typ
 }
@@ -136,9 +139,17 @@ type containedID struct {
 	node json.Node
 }
 
-// containedIs decides for a reference to a contained resource. Their ids are sorted at the
-// first such reference: a body may have a hundred thousand of both.
+// containedIs decides for a reference to a contained resource.
 func (r *Resource) containedIs(id []byte, typ string) bool {
+	if r.container != nil { // contained resources stand side by side (R4 2.3.0.2)
+		r = r.container
+	}
+	return r.tree.Is(r.tree.Find(r.containedNode(id), nameTypeName), typ)
+}
+
+// containedNode finds a contained resource; no node if there is none. Their ids are sorted at
+// the first such reference: a body may have a hundred thousand of both.
+func (r *Resource) containedNode(id []byte) json.Node {
 	if !r.containedRead {
 		for c := r.tree.First(r.tree.Find(r.tree.Root(), nameContained)); c != 0; c = r.tree.Next(c) {
 			r.contained = append(r.contained, containedID{r.str(c, nameID), c})
@@ -148,14 +159,17 @@ func (r *Resource) containedIs(id []byte, typ string) bool {
 		r.containedRead = true
 	}
 	i, ok := slices.BinarySearchFunc(r.contained, id, func(c containedID, id []byte) int { return bytes.Compare(c.id, id) })
-	return ok && r.tree.Is(r.tree.Find(r.contained[i].node, nameTypeName), typ)
+	if !ok {
+		return 0
+	}
+	return r.contained[i].node
 }
 
 // wantReference is one value of a reference condition.
 type wantReference struct {
-	bare      bool // an id alone: of any type, on this server
-	link           // of the criteria's text
-	canonical link // of the text without |version
+	bare      bool  // an id alone: of any type, on this server
+	link            // of the criteria's text
+	canonical *link // of the text without |version; nil unless the element may be a canonical
 	business  []byte
 }
 
@@ -193,7 +207,8 @@ func (c *compiler) reference(raw, typ string) (wantReference, error) {
 	w := wantReference{link: c.definitions.parseLink([]byte(s))}
 	if p.reads(leafCanonical) {
 		url, version := cutVersion([]byte(s))
-		w.canonical, w.business = c.definitions.parseLink(url), version
+		l := c.definitions.parseLink(url)
+		w.canonical, w.business = &l, version
 	}
 	switch {
 	case w.id != nil:

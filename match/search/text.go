@@ -1,7 +1,8 @@
 package search
 
 import (
-	"bytes"
+	"slices"
+	"sync"
 	"unicode"
 	"unicode/utf8"
 
@@ -39,16 +40,84 @@ var punctuation = func() (t [utf8.RuneSelf]bool) {
 
 func foldUnicode(dst, s []byte) []byte {
 	from := len(dst)
-	for _, r := range string(cases.Fold().Bytes(norm.NFD.Bytes(s))) {
-		switch {
-		case unicode.IsSpace(r):
-			dst = addSpace(dst, from)
-		case unicode.Is(unicode.Mn, r), unicode.IsPunct(r):
-		default:
-			dst = utf8.AppendRune(dst, r)
+	d := decompositions.Get().(*norm.Iter)
+	for d.Init(norm.NFD, s); !d.Done(); {
+		for rest := d.Next(); len(rest) > 0; {
+			r, n := utf8.DecodeRune(rest)
+			rest = rest[n:]
+			f := folded(r)
+			switch {
+			case f.text != "": // letters
+				dst = append(dst, f.text...)
+			case unicode.IsSpace(f.rune):
+				dst = addSpace(dst, from)
+			case unicode.Is(unicode.Mn, f.rune), unicode.IsPunct(f.rune):
+			default:
+				dst = utf8.AppendRune(dst, f.rune)
+			}
 		}
 	}
+	d.Init(norm.NFD, nil) // so that it keeps no body alive
+	decompositions.Put(d)
 	return trimSpace(dst, from)
+}
+
+// decompositions take texts apart without memory of their own for each.
+var decompositions = sync.Pool{New: func() any { return new(norm.Iter) }}
+
+// foldedRune is a letter whose case is folded: itself, or the text that it becomes.
+type foldedRune struct {
+	rune rune
+	text string // without marks; empty if it is one rune
+}
+
+// folded folds the case of a rune that comes out of decomposition.
+func folded(r rune) foldedRune {
+	switch {
+	case 'A' <= r && r <= 'Z':
+		return foldedRune{rune: r + ('a' - 'A')}
+	case r >= utf8.RuneSelf:
+		if f, ok := caseFolds()[r]; ok {
+			return f
+		}
+	}
+	return foldedRune{rune: r}
+}
+
+// caseFolds has what case folding changes. It is made when the first text that is not ASCII
+// comes, since the library's own way allocates for each text.
+var caseFolds = sync.OnceValue(func() map[rune]foldedRune {
+	const last = 0x1FFFF // beyond are ideographs, tags and private use
+	out := map[rune]foldedRune{}
+	fold := cases.Fold()
+	for r := rune(utf8.RuneSelf); r <= last; r++ {
+		if !unicode.IsLetter(r) && !unicode.IsMark(r) && !unicode.IsNumber(r) && !unicode.IsSymbol(r) {
+			continue
+		}
+		s := []rune(fold.String(string(r)))
+		s = slices.DeleteFunc(s, func(r rune) bool { return len(s) > 1 && unicode.Is(unicode.Mn, r) })
+		switch c := cherokee(r); {
+		case c != r || unicode.Is(unicode.Cherokee, r):
+			out[r] = foldedRune{rune: c}
+		case len(s) == 1 && s[0] != r:
+			out[r] = foldedRune{rune: s[0]}
+		case len(s) > 1:
+			out[r] = foldedRune{text: string(s)}
+		}
+	}
+	return out
+})
+
+// cherokee folds the letters that the library exchanges: it makes small ones of the capitals,
+// and capitals of the small ones. By Unicode the capitals are the folded form.
+func cherokee(r rune) rune {
+	switch {
+	case 0xAB70 <= r && r <= 0xABBF:
+		return r - 0xAB70 + 0x13A0
+	case 0x13F8 <= r && r <= 0x13FD:
+		return r - 8
+	}
+	return r
 }
 
 func addSpace(dst []byte, from int) []byte {
@@ -84,32 +153,4 @@ func (c *compiler) text(raw string) (wantText, error) {
 		return w, refusal("the value has no letter or digit, so it would match every text; use :exact or :missing")
 	}
 	return w, nil
-}
-
-// newURI takes the version off a canonical.
-func newURI(raw []byte, canonical bool) uri {
-	v := uri{raw: raw, url: raw, canonical: canonical}
-	if canonical {
-		v.url, v.version = cutVersion(raw)
-	}
-	return v
-}
-
-// wantURI is one value of a uri condition. A canonical element is found with any version by
-// a value without one, and by its own by a value with one (R4 3.1.1.4.9).
-type wantURI struct{ uri }
-
-func (w *wantURI) match(v *uri) bool {
-	if !v.canonical {
-		return bytes.Equal(v.raw, w.raw)
-	}
-	return bytes.Equal(v.url, w.url) && (w.version == nil || bytes.Equal(v.version, w.version))
-}
-
-func (c *compiler) uri(raw string) (wantURI, error) {
-	s, err := unescape(raw)
-	if err != nil {
-		return wantURI{}, err
-	}
-	return wantURI{newURI([]byte(s), c.param.reads(leafCanonical))}, nil
 }

@@ -7,6 +7,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/carillon-fhir/carillon/match/fhir"
+	"github.com/carillon-fhir/carillon/match/fhir/json"
 )
 
 // wantToken is one value of a token condition (R4 3.1.1.4.10).
@@ -115,6 +116,62 @@ func (w *wantToken) text() string {
 		return "|" + escape(w.code)
 	}
 	return escape(w.code)
+}
+
+// typedIdentifier is an Identifier under one of the codings of its type.
+type typedIdentifier struct {
+	system []byte // of the type's coding; nil if it has none
+	code   []byte
+	value  []byte
+}
+
+func (t *typedIdentifier) text() string {
+	return string(t.system) + "|" + string(t.code) + "|" + string(t.value)
+}
+
+// readTyped takes an Identifier once for each coding of its type.
+func (r *Resource) readTyped(n json.Node) {
+	value := r.str(n, nameValue)
+	if value == nil {
+		return
+	}
+	codings := r.tree.Find(r.tree.Find(n, nameType), nameCoding)
+	for c := r.tree.First(codings); c != 0; c = r.tree.Next(c) {
+		if code := r.str(c, nameCode); code != nil {
+			r.identifiers = append(r.identifiers, typedIdentifier{r.str(c, nameSystem), code, value})
+		}
+	}
+}
+
+// wantTyped is one value of an :of-type condition.
+type wantTyped struct{ system, code, value string }
+
+// match compares codes and values without case, like those of any identifier; systems are URIs.
+func (w *wantTyped) match(v *typedIdentifier) bool {
+	return string(v.system) == w.system && bytes.EqualFold(v.code, []byte(w.code)) && bytes.EqualFold(v.value, []byte(w.value))
+}
+
+func (w *wantTyped) text() string {
+	return escape(w.system) + "|" + escape(w.code) + "|" + escape(w.value)
+}
+
+func (r *Resource) typedKey(v *typedIdentifier) []byte { return r.folding(v.value) }
+
+// ofType reads one value of an :of-type condition; all three parts must be there (R4
+// 3.1.1.4.10).
+func (c *compiler) ofType(raw string) (wantTyped, error) {
+	parts := splitEscaped(raw, '|')
+	if len(parts) != 3 || parts[0] == "" || parts[1] == "" || parts[2] == "" {
+		return wantTyped{}, refusal("with :of-type the value must be system|code|value, where system and code are those of the identifier's type; all three parts must be present")
+	}
+	for i := range parts {
+		s, err := unescape(parts[i])
+		if err != nil {
+			return wantTyped{}, err
+		}
+		parts[i] = s
+	}
+	return wantTyped{parts[0], parts[1], parts[2]}, nil
 }
 
 // foldKey appends a form of a code that is the same for all that differ by case alone.

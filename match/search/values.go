@@ -4,6 +4,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/carillon-fhir/carillon/match/fhir/json"
+	"github.com/carillon-fhir/carillon/match/ucum"
 )
 
 // token is a value that a token parameter compares: a code and where it comes from.
@@ -26,7 +27,9 @@ const (
 type reference struct {
 	link
 	canonical  bool
-	identifier token // Reference.identifier; without code and system if there is none
+	identifier token     // Reference.identifier; without code and system if there is none
+	node       json.Node // the element
+	inline     bool      // the element is itself a resource
 }
 
 // text is a value that a string parameter compares.
@@ -49,29 +52,53 @@ type slot struct {
 	epoch    uint32 // the Resource's when it was filled
 	from, to int32
 	present  bool // there is an element with content, even if nothing in it can be compared
+	fault    bool // the parameter's expression could not be evaluated
 }
 
 // values reads a parameter's elements, once for each resource.
 func (r *Resource) values(p *param) *slot {
+	if p.index < 0 {
+		return r.valuesAs(p, p.view)
+	}
+	if p.index >= len(r.slots) {
+		// A parameter that was defined after the others. No slot is being filled: they are not
+		// read within one another.
+		r.slots = append(r.slots, make([]slot, max(64, 2*p.index)-len(r.slots))...)
+	}
 	s := &r.slots[p.index]
 	if s.epoch == r.epoch {
 		return s
 	}
 	*s = slot{epoch: r.epoch}
-	r.reading, r.param = s, p
 	folded := len(r.folded)
-	s.from = r.arenaLen(p.kind)
+	r.rootRead, r.nodes, r.nodeSteps = false, 0, 0
+	r.fill(p, r.tree.Root(), s)
+	r.work += uint64(len(r.tree.Source())/stride + (len(r.folded)-folded)/8)
+	return s
+}
+
+// fill reads a parameter's elements from the node where its paths begin.
+func (r *Resource) fill(p *param, n json.Node, s *slot) {
+	r.reading, r.param, r.view = s, p, p.view
+	s.from = r.viewLen(p, p.view)
 	if !r.fromEnvelope(p) {
-		for i := range p.paths {
-			r.walk(r.tree.Root(), &p.paths[i], 0)
-		}
+		r.elements(p, n)
 	}
 	if p.reads(leafTruth) {
 		r.addTruth(s)
 	}
-	s.to = r.arenaLen(p.kind)
-	r.work += uint64(len(r.tree.Source())/stride + (len(r.folded)-folded)/8)
-	return s
+	s.to = r.viewLen(p, p.view)
+}
+
+// elements goes all ways to a parameter's elements from the node where they begin.
+func (r *Resource) elements(p *param, n json.Node) {
+	r.done = false
+	for i := range p.paths {
+		r.follow(n, &p.paths[i])
+	}
+	if p.expression != nil {
+		r.evaluate(p, n)
+	}
 }
 
 func (r *Resource) arenaLen(k kind) int32 {
@@ -86,6 +113,8 @@ func (r *Resource) arenaLen(k kind) int32 {
 		return int32(len(r.spans))
 	case kindNumber, kindQuantity:
 		return int32(len(r.amounts))
+	case kindComposite:
+		return int32(len(r.parts))
 	}
 	return int32(len(r.uris))
 }
@@ -115,6 +144,18 @@ func (r *Resource) addTruth(s *slot) {
 	}
 	r.tokens = append(r.tokens[:s.from], token{code: []byte(truth), form: tokenPlain, exact: true})
 	s.present = true
+}
+
+// follow goes a path.
+func (r *Resource) follow(n json.Node, x *path) {
+	if x.root {
+		n = r.tree.Root()
+	}
+	if len(x.steps) == 0 {
+		r.read(n, x.leaf)
+		return
+	}
+	r.walk(n, x, 0)
 }
 
 // walk goes from the object n down the rest of a path, through every item of what repeats.
@@ -149,10 +190,11 @@ func (r *Resource) pass(n json.Node, x *path, i int) {
 		ok = r.refersTo(n, st.value)
 	}
 	switch {
-	case !ok:
+	case !ok, r.done:
 	case i+1 < len(x.steps):
 		r.walk(n, x, i+1)
 	default:
+		r.done = r.param.first
 		r.read(n, x.leaf)
 	}
 }
@@ -174,6 +216,7 @@ var (
 	nameContained  = json.NewName("contained")
 	nameCurrency   = json.NewName("currency")
 	nameData       = json.NewName("data")
+	nameDiv        = json.NewName("div")
 	nameDisplay    = json.NewName("display")
 	nameEnd        = json.NewName("end")
 	nameEvent      = json.NewName("event")
@@ -227,17 +270,27 @@ func (r *Resource) read(n json.Node, l leaf) {
 		}
 		return
 	}
+	if l == leafNode {
+		r.readTuple(n)
+		return
+	}
 	if !r.content(n) || l == leafResource && !r.isTarget(n) {
 		return
 	}
 	r.reading.present = true
+	if r.view != viewElement {
+		r.readAs(n, l)
+		return
+	}
 	switch r.param.kind {
 	case kindToken:
 		r.readToken(n, l)
 	case kindString:
 		r.readText(n, l)
 	case kindReference:
+		from := len(r.references)
 		r.readReference(n, l)
+		r.placeReferences(from, n, l)
 	case kindDate:
 		r.readSpan(n, l)
 	case kindNumber, kindQuantity:
@@ -284,7 +337,8 @@ func (r *Resource) readToken(n json.Node, l leaf) {
 	case leafString:
 		r.addPlain(r.tree.Text(n), tokenPlain, false)
 	case leafCode:
-		r.addPlain(r.tree.Text(n), tokenImplied, true)
+		// Tags of languages are the one kind of code that has no case (BCP 47, section 2.1.1).
+		r.addPlain(r.tree.Text(n), tokenImplied, r.param.code != "_language")
 	case leafID, leafURI:
 		r.addPlain(r.tree.Text(n), tokenPlain, true)
 	case leafBoolean:
@@ -294,12 +348,11 @@ func (r *Resource) readToken(n json.Node, l leaf) {
 	}
 }
 
-// ucum is the one code system in wide use that the specification names as case sensitive.
-const ucum = "http://unitsofmeasure.org"
-
+// addToken keeps a code. UCUM is the one code system in wide use that the specification names as
+// case sensitive.
 func (r *Resource) addToken(system, code []byte) {
 	if system != nil || code != nil {
-		r.tokens = append(r.tokens, token{system: system, code: code, exact: string(system) == ucum})
+		r.tokens = append(r.tokens, token{system: system, code: code, exact: string(system) == ucum.System})
 	}
 }
 

@@ -337,6 +337,7 @@ func (s *server) adminExplain(c *call) error {
 	}
 	var body struct {
 		Subscription fhir.ID         `json:"subscription"`
+		Unsaved      json.RawMessage `json:"unsaved"` // a Subscription, in place of the id of a stored one
 		Resource     string          `json:"resource"`
 		Body         json.RawMessage `json:"body"`
 	}
@@ -345,8 +346,15 @@ func (s *server) adminExplain(c *call) error {
 	}
 	q := ExplainQuery{Subscription: body.Subscription}
 	var err error
+	if len(body.Unsaved) > 0 {
+		if q.Unsaved, err = s.explainSubscription(body.Unsaved); err != nil {
+			return err
+		}
+	}
 	switch {
-	case !body.Subscription.Valid():
+	case (q.Unsaved != nil) == (q.Subscription != ""):
+		return badRequest("give subscription, the id of a stored Subscription, or unsaved, a Subscription")
+	case q.Unsaved == nil && !body.Subscription.Valid():
 		return badRequest("subscription is the id of the Subscription")
 	case (body.Resource == "") == (len(body.Body) == 0):
 		return badRequest("name the resource as resource, or send it as body")

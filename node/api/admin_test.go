@@ -177,6 +177,43 @@ func TestResendTakesMedplumsBodyParametersOrNone(t *testing.T) {
 	}
 }
 
+func TestExplainOfASubscriptionThatIsNotStored(t *testing.T) {
+	s := open(t)
+	const sub, pat = `{"resourceType":"Subscription","status":"active"}`, `{"resourceType":"Patient","id":"p"}`
+	ask := func(parameters string) string {
+		return `{"resourceType":"Parameters","parameter":[` + parameters + `]}`
+	}
+	const unsaved, body = `{"name":"subscription","resource":` + sub + `}`, `{"name":"resource","resource":` + pat + `}`
+	s.must(200, "POST", "/fhir/Subscription/$explain", ask(unsaved+","+body))
+	s.must(200, "POST", "/fhir/Subscription/$explain", ask(`{"name":"reference","valueReference":{"reference":"Patient/p1/_history/7"}},`+unsaved))
+	s.must(200, "POST", admin+"/explain", `{"unsaved":`+sub+`,"resource":"Patient/p1@7"}`)
+	for i, f := range s.fake.filters {
+		q := f.(ExplainQuery)
+		if string(q.Unsaved) != sub || q.Subscription != "" || i == 0 && string(q.Body) != pat || i > 0 && (q.Key.ID != "p1" || q.Version != 7) {
+			t.Errorf("asked %+v", q)
+		}
+	}
+	for _, test := range []struct {
+		status     int
+		parameters string
+	}{
+		{422, unsaved},
+		{422, body},
+		{422, unsaved + "," + body + `,{"name":"reference","valueString":"Patient/p1"}`},
+		{422, `{"name":"subscription"},` + body},
+		{400, `{"name":"subscription","resource":` + pat + `},` + body},
+		{400, unsaved + `,{"name":"reference","valueString":"p1"}`},
+		{400, unsaved + `,{"name":"colour","valueString":"blue"}`},
+	} {
+		s.must(test.status, "POST", "/fhir/Subscription/$explain", ask(test.parameters))
+	}
+	s.must(400, "POST", "/fhir/Subscription/$explain", sub)
+	s.must(400, "POST", "/fhir/Subscription/$explain", `{`)
+	s.must(400, "POST", admin+"/explain", `{"unsaved":`+sub+`,"subscription":"s","resource":"Patient/p1"}`)
+	s.must(400, "POST", admin+"/explain", `{"resource":"Patient/p1"}`)
+	s.must(400, "POST", admin+"/explain", `{"unsaved":`+pat+`,"resource":"Patient/p1"}`)
+}
+
 func TestExplainInFHIR(t *testing.T) {
 	s := open(t)
 	w := s.must(200, "GET", "/fhir/Subscription/s/$explain?resource=Patient/p1@7", "")

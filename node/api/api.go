@@ -91,6 +91,7 @@ type server struct {
 	origins        *http.CrossOriginProtection
 	mux            *http.ServeMux
 	capabilities   map[string]any
+	subsets        *subsetTable
 }
 
 // call is one request on its way through. It is the ResponseWriter that the routes are given, by
@@ -144,6 +145,7 @@ func New(cfg Config) http.Handler {
 			s.types[t] = true
 		}
 	}
+	s.subsets = newSubsetTable(s.release)
 	s.capabilities = s.capabilityStatement(time.Now())
 	for _, rt := range s.routes() {
 		s.mux.HandleFunc(rt.pattern, func(w http.ResponseWriter, _ *http.Request) {

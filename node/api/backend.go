@@ -34,16 +34,31 @@ type Backend interface {
 	// never was is refused with IssueNotFound.
 	History(ctx context.Context, key fhir.Key, count int, before record.Sequence) (versions []Resource, more bool, err error)
 
-	// Search finds current resources of a type. The query is the client's, without _format
-	// and _pretty; a parameter that cannot be answered is refused with IssueNotSupported.
-	Search(ctx context.Context, typ string, query url.Values) (Found, error)
+	// Search finds current resources of a type. The query is the client's, without _format,
+	// _pretty, _summary and _elements. A parameter that cannot be answered is refused; with
+	// lenient it is left out, and Found.Warnings names it. A search that takes too long is refused
+	// with IssueTooCostly.
+	Search(ctx context.Context, typ string, query url.Values, lenient bool) (Found, error)
+
+	// UpToDate returns when Select and Read see every write that was acknowledged before the
+	// call, by whichever node.
+	UpToDate(ctx context.Context) error
+
+	// Select finds the resources that the condition of a conditional interaction or reference
+	// means (a search query without the type), at most two, since more make no difference. A
+	// condition that shapes an answer, selects nothing or looks at other resources is refused.
+	Select(ctx context.Context, typ, condition string) ([]Resource, error)
+
+	// Parameters lists the search parameters of a type that Search answers, by name.
+	Parameters(typ string) []SearchParameter
 
 	// ValidateSubscription says whether a Subscription would be accepted: the error is what
 	// writing it would give, the issues are warnings.
 	ValidateSubscription(ctx context.Context, body []byte) ([]fhir.Issue, error)
 
 	// Explain says why a Subscription matches a resource or does not, by the code that
-	// matches. An unknown Subscription, resource or version is IssueNotFound.
+	// matches. An unknown Subscription, resource or version is IssueNotFound; a Subscription that
+	// is not stored is refused as writing it would be, but for its end and its endpoint.
 	Explain(ctx context.Context, q ExplainQuery) (Explanation, error)
 }
 
@@ -80,6 +95,9 @@ type Write struct {
 	// since the ids in the other entries were made on the ground that none did. Several are
 	// refused with IssueDuplicate. Two such creates at one time must not both succeed.
 	IfNoneExist string
+	// MustCreate, with IfNoneExist, says that a resource that matches is not to be the answer: it
+	// is refused with IssueConflict, as in a Transaction.
+	MustCreate bool
 
 	Feed      bool   // of a change feed: the body's own meta is kept
 	MessageID string // of the client, made unique to this write; empty if it gave none
@@ -121,14 +139,26 @@ type Resource struct {
 
 // Found is the answer to a search.
 type Found struct {
-	Matches []Resource
-	Total   int        // of all pages
-	Next    url.Values // the query of the next page; nil on the last
+	Matches  []Resource
+	Included []Resource   // by _include and _revinclude; none twice, and none of Matches
+	Total    *int         // of all pages; nil where it was not asked for or not found out
+	Self     url.Values   // the parameters that were understood
+	Next     url.Values   // the query of the next page; nil on the last
+	Warnings []fhir.Issue // what was left out: parameters, included resources
+}
+
+// SearchParameter is a parameter that a search of a type may have.
+type SearchParameter struct {
+	Name    string
+	Type    string   // of http://hl7.org/fhir/search-param-type
+	Include bool     // _include and _revinclude follow it
+	Targets []string // if so: the types that it may refer to; none: any
 }
 
 // ExplainQuery asks why a Subscription matches a resource or does not.
 type ExplainQuery struct {
 	Subscription fhir.ID
+	Unsaved      []byte          // a Subscription that is not stored, in place of Subscription
 	Key          fhir.Key        // a stored resource; empty if Body is given
 	Version      record.Sequence // of the resource; 0 for the current one
 	Body         []byte          // a resource that is not stored
@@ -137,9 +167,9 @@ type ExplainQuery struct {
 // Explanation is the answer, condition by condition. It holds values out of the resource, and
 // goes only to those who may read it.
 type Explanation struct {
-	Subscription fhir.ID          `json:"subscription"`
-	Status       string           `json:"status"`             // of the Subscription
-	Resource     string           `json:"resource,omitempty"` // Type/id
+	Subscription fhir.ID          `json:"subscription,omitempty"` // empty for one that is not stored
+	Status       string           `json:"status,omitempty"`       // of the Subscription
+	Resource     string           `json:"resource,omitempty"`     // Type/id
 	Version      record.Sequence  `json:"version,omitempty"`
 	Interaction  fhir.Interaction `json:"interaction,omitempty"` // that made this version
 	Matches      bool             `json:"matches"`

@@ -212,10 +212,19 @@ func (s *server) parseEntry(c *call, t *fhirjson.Tree, node fhirjson.Node, n int
 	if err := sameType(e.res, e.target.key.Type); err != nil {
 		return nil, err
 	}
-	if e.method == http.MethodPut {
+	if e.method == http.MethodPut && !e.conditional() {
 		return e, sameID(e.res, e.target.key.ID)
 	}
 	return e, nil
+}
+
+// conditional reports whether an entry names what it changes by a search.
+func (e *entry) conditional() bool {
+	switch e.method {
+	case http.MethodPut, http.MethodPatch, http.MethodDelete:
+		return e.target.key.ID == ""
+	}
+	return false
 }
 
 // check refuses combinations of method and address that mean nothing here.
@@ -230,11 +239,8 @@ func (e *entry) check() error {
 		}
 		return nil
 	case http.MethodPut, http.MethodPatch, http.MethodDelete:
-		if !one && len(e.target.query) > 0 {
-			return fhir.Refuse(fhir.IssueNotSupported, "Bundle.request.url", "conditional update, patch and delete are not supported: name the resource as Type/id")
-		}
-		if !one || e.target.history || len(e.target.query) > 0 {
-			return fhir.Refuse(fhir.IssueValue, "Bundle.request.url", "the url of this method is of the form Type/id")
+		if one == (len(e.target.query) > 0) || e.target.history {
+			return fhir.Refuse(fhir.IssueValue, "Bundle.request.url", "the url of this method is of the form Type/id or Type?query")
 		}
 		return nil
 	case "":
@@ -342,8 +348,11 @@ func (s *server) batch(c *call, t *fhirjson.Tree, list fhirjson.Node) error {
 			continue
 		}
 		order := ""
-		if e.target.key.ID != "" {
+		switch {
+		case e.target.key.ID != "":
 			order = e.target.key.String()
+		case e.conditional(): // of one condition, so of one resource
+			order = e.target.key.Type + queryOf(e.target.query)
 		}
 		p.do(order, len(e.res.body)+len(e.patch), func() {
 			defer s.recoverEntry(c, answer)
@@ -400,6 +409,10 @@ func statusText(status int) string { return fmt.Sprintf("%d %s", status, http.St
 
 // batchEntry does what one entry asks for.
 func (s *server) batchEntry(ctx context.Context, c *call, e *entry) (bundleEntry, error) {
+	if e.conditional() {
+		done, err := s.conditionalEntry(ctx, c, e)
+		return c.writtenEntry(done), err
+	}
 	place := fmt.Sprintf("entry %d", e.n)
 	var w Write
 	var err error
@@ -428,6 +441,18 @@ func (s *server) batchEntry(ctx context.Context, c *call, e *entry) (bundleEntry
 		done.Gone, done.Body = true, nil
 	}
 	return c.writtenEntry(done), err
+}
+
+// conditionalEntry does what a conditional entry of a batch asks for.
+func (s *server) conditionalEntry(ctx context.Context, c *call, e *entry) (Written, error) {
+	typ, place := e.target.key.Type, fmt.Sprintf("entry %d", e.n)
+	switch e.method {
+	case http.MethodPut:
+		return s.updateWhere(ctx, c, typ, e.target.query, e.res, place, e.writePrecondition)
+	case http.MethodPatch:
+		return s.patchWhere(ctx, c, typ, e.target.query, e.patch, e.ifMatch, place)
+	}
+	return s.deleteWhere(ctx, c, typ, e.target.query, place, e.writePrecondition)
 }
 
 // writtenEntry words a write. A Bundle's answer is short unless its client prefers otherwise.

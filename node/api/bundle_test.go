@@ -60,7 +60,7 @@ func TestBatchEntriesFailOneByOne(t *testing.T) {
 		request("DELETE", "Patient/none"),
 		request("PUT", "Patient/old", `ifMatch=W/"99"`, "resource="+patientNamed("old", "y")),
 		request("FROB", "Patient/old"),
-		request("PUT", "Patient?identifier=x", "resource="+patient),
+		request("PUT", "Patient?name=x", "resource="+patient),
 		request("POST", "Subscription/$validate", "resource="+patient),
 		request("PUT", "Patient/p9"),
 		`{"resource":{}}`,

@@ -10,5 +10,5 @@
 // answers earlier, and what is unknown to the Backend is never reported as done.
 //
 // Start reading at api.go (the way of a request), then policy.go (who may do what) and
-// resource.go (the verbs). bundle.go and ingest.go are the two ways to send many at once.
+// resource.go (the verbs), search.go and conditional.go. bundle.go and ingest.go are the two ways to send many at once.
 package api

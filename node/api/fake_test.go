@@ -34,6 +34,8 @@ type fake struct {
 
 	fail       func(Write) error // before a write; nil lets it pass
 	beforeNext func(*fake)       // once, in the middle of the next write
+	afterNext  func(*fake)       // once, after the next condition was looked up
+	included   []Resource        // of every search
 	validate   error
 	warnings   []fhir.Issue
 	resent     []Resend
@@ -62,15 +64,16 @@ func (f *fake) Write(_ context.Context, w Write) (Written, error) {
 		hook(f)
 	}
 	if w.IfNoneExist != "" {
-		q, _ := url.ParseQuery(w.IfNoneExist)
-		found, err := f.search(w.Key.Type, q)
+		found, err := f.pick(w.Key.Type, w.IfNoneExist)
 		switch {
 		case err != nil:
 			return Written{}, err
-		case found.Total > 1:
+		case len(found) > 1:
 			return Written{}, fhir.Refuse(fhir.IssueDuplicate, "", "several resources match If-None-Exist")
-		case found.Total == 1:
-			r := found.Matches[0]
+		case len(found) == 1 && w.MustCreate:
+			return Written{}, fhir.Refuse(fhir.IssueConflict, "", "one has come to match")
+		case len(found) == 1:
+			r := found[0]
 			return Written{Key: r.Key, Version: r.Version, Time: r.Time, Interaction: fhir.Unchanged, Body: r.Body}, nil
 		}
 	}
@@ -99,8 +102,7 @@ func (f *fake) Transaction(_ context.Context, ws []Write) ([]Written, error) {
 	for i, w := range ws {
 		err := f.check(w)
 		if err == nil && w.IfNoneExist != "" {
-			q, _ := url.ParseQuery(w.IfNoneExist)
-			if found, _ := f.search(w.Key.Type, q); found.Total > 0 {
+			if found, _ := f.pick(w.Key.Type, w.IfNoneExist); len(found) > 0 {
 				err = fhir.Refuse(fhir.IssueConflict, "", "somebody created it meanwhile")
 			}
 		}
@@ -234,19 +236,72 @@ func (f *fake) History(_ context.Context, key fhir.Key, count int, before record
 	return all, false, nil
 }
 
-func (f *fake) Search(_ context.Context, typ string, q url.Values) (Found, error) {
+func (f *fake) Search(_ context.Context, typ string, q url.Values, lenient bool) (Found, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.search(typ, q)
-}
-
-func (f *fake) search(typ string, q url.Values) (Found, error) {
-	for name := range q {
-		if name != "_id" && name != "identifier" {
+	self := url.Values{}
+	var out Found
+	for name, values := range q {
+		switch {
+		case name == "_id" || name == "identifier" || name == "_count":
+			self[name] = values
+		case lenient:
+			out.Warnings = append(out.Warnings, fhir.Issue{Type: fhir.IssueNotSupported, Diagnostics: name + " was ignored"})
+		default:
 			return Found{}, fhir.Refuse(fhir.IssueNotSupported, "", "search by "+name+" is not supported")
 		}
 	}
-	var out Found
+	matches, err := f.search(typ, self)
+	total := len(matches)
+	out.Matches, out.Included, out.Total, out.Self = matches, f.included, &total, self
+	if self.Get("_count") == "0" {
+		out.Matches = nil
+	}
+	if self.Get("_count") == "1" && total > 1 {
+		out.Matches = matches[:1]
+		out.Next = url.Values{"_count": {"1"}, "_cursor": {"c"}}
+	}
+	return out, err
+}
+
+func (f *fake) UpToDate(context.Context) error { return nil }
+
+func (f *fake) Select(_ context.Context, typ, condition string) ([]Resource, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if hook := f.afterNext; hook != nil {
+		f.afterNext = nil
+		defer hook(f)
+	}
+	return f.pick(typ, condition)
+}
+
+func (f *fake) Parameters(typ string) []SearchParameter {
+	switch typ {
+	case "Observation":
+		return []SearchParameter{{Name: "_id", Type: "token"}, {Name: "patient", Type: "reference", Include: true, Targets: []string{"Patient"}}}
+	case "Binary":
+		return []SearchParameter{{Name: "about", Type: "reference", Include: true}}
+	}
+	return []SearchParameter{{Name: "_id", Type: "token"}, {Name: "identifier", Type: "token"}}
+}
+
+// pick answers a condition.
+func (f *fake) pick(typ, condition string) ([]Resource, error) {
+	q, err := url.ParseQuery(condition)
+	if err != nil {
+		return nil, err
+	}
+	for name := range q {
+		if name != "_id" && name != "identifier" {
+			return nil, fhir.Refuse(fhir.IssueNotSupported, "", name+" cannot stand in a condition")
+		}
+	}
+	found, err := f.search(typ, q)
+	return found[:min(2, len(found))], err
+}
+
+func (f *fake) search(typ string, q url.Values) (out []Resource, err error) {
 	for key := range f.versions {
 		r, _ := f.current(key)
 		if key.Type != typ || r.Deleted {
@@ -268,11 +323,10 @@ func (f *fake) search(typ string, q url.Values) (Found, error) {
 			ok = ok && found
 		}
 		if ok {
-			out.Matches = append(out.Matches, r)
+			out = append(out, r)
 		}
 	}
-	slices.SortFunc(out.Matches, func(a, b Resource) int { return strings.Compare(a.Key.String(), b.Key.String()) })
-	out.Total = len(out.Matches)
+	slices.SortFunc(out, func(a, b Resource) int { return strings.Compare(a.Key.String(), b.Key.String()) })
 	return out, nil
 }
 

@@ -3,6 +3,7 @@ package api
 import (
 	"maps"
 	"net/http"
+	"slices"
 	"time"
 )
 
@@ -14,7 +15,7 @@ func (s *server) metadata(c *call) error {
 	if mode := c.r.URL.Query().Get("mode"); mode != "" && mode != "full" {
 		return badRequest("mode is full; normative and terminology are not supported")
 	}
-	st := maps.Clone(s.capabilities)
+	st := s.withSearch(maps.Clone(s.capabilities))
 	st["implementation"] = map[string]any{"description": "Carillon, FHIR Subscription delivery", "url": c.base}
 	return c.sendJSON(http.StatusOK, st)
 }
@@ -31,10 +32,6 @@ func (s *server) capabilityStatement(started time.Time) map[string]any {
 	}
 	operation := func(name, definition string) object { return object{"name": name, "definition": definition} }
 	const ours = "https://carillon-fhir.github.io/OperationDefinition/"
-	search := []object{
-		{"name": "_id", "type": "token"},
-		{"name": "identifier", "type": "token"},
-	}
 	var resources []object
 	for _, typ := range s.sortedTypes() {
 		r := object{
@@ -45,18 +42,11 @@ func (s *server) capabilityStatement(started time.Time) map[string]any {
 			"updateCreate":      true,
 			"conditionalCreate": true,
 			"conditionalRead":   "not-match",
-			"conditionalUpdate": false,
-			"conditionalDelete": "not-supported",
-			"searchParam":       search,
+			"conditionalUpdate": true,
+			"conditionalDelete": "single",
 			"operation":         []object{operation("resend", ours+"resend")},
 		}
 		if typ == "Subscription" {
-			r["searchParam"] = []object{
-				{"name": "_id", "type": "token"},
-				{"name": "status", "type": "token"},
-				{"name": "url", "type": "uri"},
-				{"name": "criteria", "type": "string"},
-			}
 			r["operation"] = []object{
 				operation("resend", ours+"resend"),
 				operation("explain", ours+"explain"),
@@ -89,4 +79,58 @@ func (s *server) capabilityStatement(started time.Time) map[string]any {
 		"patchFormat":  []string{mimeJSONPatch},
 		"rest":         []object{rest},
 	}
+}
+
+// withSearch adds what can be searched now to a copy of the statement: search parameters come and
+// go with resources, the rest stands.
+func (s *server) withSearch(st map[string]any) map[string]any {
+	type object = map[string]any
+	rest := maps.Clone(st["rest"].([]object)[0])
+	list, _ := rest["resource"].([]object)
+	reverse := map[string][]string{} // by target type; "" for those that refer to any
+	params := make([][]SearchParameter, len(list))
+	for i, r := range list {
+		typ := r["type"].(string)
+		params[i] = s.backend.Parameters(typ)
+		for _, p := range params[i] {
+			if !p.Include {
+				continue
+			}
+			targets := p.Targets
+			if len(targets) == 0 {
+				targets = []string{""}
+			}
+			for _, t := range targets {
+				reverse[t] = append(reverse[t], typ+":"+p.Name)
+			}
+		}
+	}
+	resources := make([]object, len(list))
+	for i, r := range list {
+		r = maps.Clone(r)
+		typ := r["type"].(string)
+		var search []object
+		include := []string{}
+		for _, p := range params[i] {
+			search = append(search, object{"name": p.Name, "type": p.Type})
+			if p.Include {
+				include = append(include, typ+":"+p.Name)
+			}
+		}
+		if len(search) > 0 {
+			r["searchParam"] = search
+		}
+		if len(include) > 0 {
+			r["searchInclude"] = append([]string{"*"}, include...)
+		}
+		if back := slices.Sorted(slices.Values(slices.Concat(reverse[typ], reverse[""]))); len(back) > 0 {
+			r["searchRevInclude"] = back
+		}
+		resources[i] = r
+	}
+	if len(resources) > 0 {
+		rest["resource"] = resources
+	}
+	st["rest"] = []object{rest}
+	return st
 }

@@ -21,7 +21,7 @@ func statusOf(t fhir.IssueType, precondition bool) int {
 	switch t {
 	case fhir.IssueStructure:
 		return http.StatusBadRequest
-	case fhir.IssueRequired, fhir.IssueValue, fhir.IssueInvariant, fhir.IssueNotSupported, fhir.IssueProcessing:
+	case fhir.IssueRequired, fhir.IssueValue, fhir.IssueInvariant, fhir.IssueNotSupported, fhir.IssueProcessing, fhir.IssueTooCostly:
 		return http.StatusUnprocessableEntity
 	case fhir.IssueNotFound:
 		return http.StatusNotFound

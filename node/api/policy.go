@@ -71,6 +71,9 @@ var policy = map[string]right{
 	"GET /fhir/{Type}":                      read,
 	"POST /fhir/{Type}/_search":             read,
 	"POST /fhir/{Type}":                     write,
+	"PUT /fhir/{Type}":                      write,
+	"PATCH /fhir/{Type}":                    write,
+	"DELETE /fhir/{Type}":                   write,
 	"GET /fhir/{Type}/{id}":                 read,
 	"PUT /fhir/{Type}/{id}":                 write,
 	"PATCH /fhir/{Type}/{id}":               write,
@@ -80,6 +83,7 @@ var policy = map[string]right{
 	"POST /fhir/{Type}/{id}/$resend":        manage,
 	"GET /fhir/Subscription/{id}/$explain":  read,
 	"POST /fhir/Subscription/{id}/$explain": read,
+	"POST /fhir/Subscription/$explain":      read,
 	"POST /fhir/Subscription/$validate":     read,
 
 	"GET /admin/api/v1/subscriptions":                operate,

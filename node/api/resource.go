@@ -31,7 +31,7 @@ func (s *server) write(ctx context.Context, c *call, w Write) (Written, error) {
 			return Written{}, err
 		}
 		done, err := s.backend.Write(ctx, owned)
-		if isIssue(err, fhir.IssueConflict) && w.IfMatch == nil && try < retries {
+		if isIssue(err, fhir.IssueConflict) && w.IfMatch == nil && !w.MustCreate && try < retries {
 			continue
 		}
 		return done, err
@@ -364,81 +364,6 @@ func (c *call) historyEntry(r Resource) bundleEntry {
 		e.response.Status = "201 Created"
 	}
 	return e
-}
-
-// search is GET /fhir/{Type}.
-func (s *server) search(c *call) error {
-	q, err := url.ParseQuery(c.r.URL.RawQuery)
-	if err != nil {
-		return badRequest("the query cannot be read: check its % escapes")
-	}
-	return s.answerSearch(c, q)
-}
-
-// searchForm is POST /fhir/{Type}/_search. Parameters of address and body are joined
-// (FHIR R4 3.1.1.2).
-func (s *server) searchForm(c *call) error {
-	q, err := url.ParseQuery(c.r.URL.RawQuery)
-	if err != nil {
-		return badRequest("the query cannot be read: check its % escapes")
-	}
-	if err := c.bodyIs([]string{mimeForm}); err != nil {
-		return err
-	}
-	body, err := c.readBody(1 << 20)
-	if err != nil {
-		return err
-	}
-	form, err := url.ParseQuery(string(bytes.TrimSpace(body)))
-	if err != nil {
-		return badRequest("the form cannot be read: check its % escapes")
-	}
-	for name, values := range form {
-		q[name] = append(q[name], values...)
-	}
-	if f := form.Get("_format"); f != "" {
-		if c.mime = jsonType(strings.ReplaceAll(f, " ", "+")); c.mime == "" {
-			c.mime = mimeFHIR
-			return notAcceptable()
-		}
-	}
-	return s.answerSearch(c, q)
-}
-
-func (s *server) answerSearch(c *call, q url.Values) error {
-	b, err := s.searchBundle(c.r.Context(), c, c.r.PathValue("Type"), q)
-	if err != nil {
-		return err
-	}
-	c.send(http.StatusOK, c.mime, b.encode())
-	return nil
-}
-
-func (s *server) searchBundle(ctx context.Context, c *call, typ string, q url.Values) (*bundle, error) {
-	if err := s.hasType(typ); err != nil {
-		return nil, err
-	}
-	q.Del("_format")
-	q.Del("_pretty")
-	found, err := s.backend.Search(ctx, typ, q)
-	if err != nil {
-		return nil, err
-	}
-	b := &bundle{typ: "searchset", total: &found.Total, self: c.base + "/" + typ + queryOf(q)}
-	if found.Next != nil {
-		b.next = c.base + "/" + typ + queryOf(found.Next)
-	}
-	for _, r := range found.Matches {
-		b.entries = append(b.entries, bundleEntry{fullURL: c.base + "/" + r.Key.String(), resource: r.Body, search: "match"})
-	}
-	return b, nil
-}
-
-func queryOf(q url.Values) string {
-	if len(q) == 0 {
-		return ""
-	}
-	return "?" + q.Encode()
 }
 
 // feedEvent is POST /fhir/$feed: a change as Medplum's webhook sends it. The resource is the

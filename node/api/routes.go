@@ -24,6 +24,9 @@ func (s *server) routes() []route {
 		{"GET /fhir/{Type}", faceFHIR, (*server).search},
 		{"POST /fhir/{Type}/_search", faceFHIR, (*server).searchForm},
 		{"POST /fhir/{Type}", faceFHIR, (*server).create},
+		{"PUT /fhir/{Type}", faceFHIR, (*server).conditionalUpdate},
+		{"PATCH /fhir/{Type}", faceFHIR, (*server).conditionalPatch},
+		{"DELETE /fhir/{Type}", faceFHIR, (*server).conditionalDelete},
 		{"GET /fhir/{Type}/{id}", faceFHIR, (*server).read},
 		{"PUT /fhir/{Type}/{id}", faceFHIR, (*server).update},
 		{"PATCH /fhir/{Type}/{id}", faceFHIR, (*server).patch},
@@ -33,6 +36,7 @@ func (s *server) routes() []route {
 		{"POST /fhir/{Type}/{id}/$resend", faceFHIR, (*server).resend},
 		{"GET /fhir/Subscription/{id}/$explain", faceFHIR, (*server).explain},
 		{"POST /fhir/Subscription/{id}/$explain", faceFHIR, (*server).explain},
+		{"POST /fhir/Subscription/$explain", faceFHIR, (*server).explainUnsaved},
 		{"POST /fhir/Subscription/$validate", faceFHIR, (*server).validate},
 
 		{"GET /admin/api/v1/subscriptions", faceJSON, (*server).adminSubscriptions},

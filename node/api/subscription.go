@@ -80,12 +80,12 @@ func (s *server) explain(c *call) error {
 	if err := c.onlyQuery("resource"); err != nil {
 		return err
 	}
-	q := ExplainQuery{Subscription: key.ID}
-	ref := c.r.URL.Query().Get("resource")
 	body, err := s.readOptional(c)
 	if err != nil {
 		return err
 	}
+	q := ExplainQuery{Subscription: key.ID}
+	ref := c.r.URL.Query().Get("resource")
 	switch {
 	case ref == "" && len(body) == 0:
 		return badRequest("name the resource: ?resource=Type/id or Type/id@version, or send it as the body of a POST")
@@ -99,11 +99,86 @@ func (s *server) explain(c *call) error {
 	if err != nil {
 		return err
 	}
+	return s.explained(c, q)
+}
+
+func (s *server) explained(c *call, q ExplainQuery) error {
 	x, err := s.backend.Explain(c.r.Context(), q)
 	if err != nil {
 		return err
 	}
 	return c.sendJSON(http.StatusOK, x.parameters())
+}
+
+// explainUnsaved is POST /fhir/Subscription/$explain with Parameters: subscription, a resource
+// that is not stored, and what it is asked about: resource, or reference to a stored one.
+func (s *server) explainUnsaved(c *call) error {
+	if err := c.onlyQuery(); err != nil {
+		return err
+	}
+	if err := c.bodyIs(resourceTypes); err != nil {
+		return err
+	}
+	body, err := c.readBody(s.limits.Resource)
+	if err != nil {
+		return err
+	}
+	t, err := parseStrict(body, s.limits.Resource, bundleDepth)
+	if err != nil {
+		return err
+	}
+	if !t.Is(t.Get(t.Root(), "resourceType"), "Parameters") {
+		return badRequest("the body is a Parameters resource with the parameters subscription, and resource or reference")
+	}
+	q, err := s.unsavedQuery(t)
+	if err != nil {
+		return err
+	}
+	return s.explained(c, q)
+}
+
+func (s *server) unsavedQuery(t *fhirjson.Tree) (q ExplainQuery, err error) {
+	var ref string
+	for p := range t.Children(t.Get(t.Root(), "parameter")) {
+		raw := t.Raw(t.Get(p, "resource"))
+		switch name := t.Str(t.Get(p, "name")); name {
+		case "subscription":
+			q.Unsaved, err = s.explainSubscription(raw)
+		case "resource":
+			if q.Body = raw; raw != nil {
+				_, err = s.parseResource(raw)
+			}
+		case "reference":
+			if ref = t.Str(t.Get(t.Get(p, "valueReference"), "reference")); ref == "" {
+				ref = t.Str(t.Get(p, "valueString"))
+			}
+			q.Key, q.Version, err = s.parseReference(strings.Replace(ref, "/_history/", "@", 1))
+		default:
+			err = badRequest("parameter " + printable(name) + " is not known here; they are subscription, resource and reference")
+		}
+		if err != nil {
+			return q, err
+		}
+	}
+	switch {
+	case q.Unsaved == nil:
+		return q, fhir.Refuse(fhir.IssueRequired, "Parameters.parameter", "the parameter subscription with a resource is missing")
+	case (q.Body == nil) == (ref == ""):
+		return q, fhir.Refuse(fhir.IssueRequired, "Parameters.parameter", "give what the Subscription is asked about: resource with a resource, or reference with the reference of a stored one")
+	}
+	return q, nil
+}
+
+// explainSubscription checks that a body is a Subscription.
+func (s *server) explainSubscription(body []byte) ([]byte, error) {
+	if len(body) == 0 {
+		return nil, fhir.Refuse(fhir.IssueRequired, "Parameters.parameter", "the parameter subscription with a resource is missing")
+	}
+	res, err := s.parseResource(body)
+	if err != nil {
+		return nil, err
+	}
+	return body, sameType(res, "Subscription")
 }
 
 func (s *server) explainBody(body []byte) ([]byte, error) {
@@ -126,7 +201,9 @@ func (x Explanation) parameters() map[string]any {
 		return append(parts, part{"name": name, "valueString": v})
 	}
 	parts := []part{boolean("matches", x.Matches)}
-	parts = text(parts, "subscription", "Subscription/"+string(x.Subscription))
+	if x.Subscription != "" {
+		parts = text(parts, "subscription", "Subscription/"+string(x.Subscription))
+	}
 	parts = text(parts, "status", x.Status)
 	resource := x.Resource
 	if resource != "" && x.Version != 0 {

@@ -26,6 +26,9 @@ type transaction struct {
 	// Made anew by each preparation:
 	targets map[string]string // fullUrl → Type/id
 	found   map[string]string // conditional references already looked up
+	where   map[int]Write     // by entry: conditional ones, with what their conditions found
+	none    map[int]bool      // by entry: nothing is to be written, the answer is known
+	current bool              // what was acknowledged before the preparation is seen
 	writes  []Write           // in FHIR's order
 	of      []int             // entry of each write
 }
@@ -69,7 +72,9 @@ func (tx *transaction) unique() error {
 				err = tx.onceCreated(e, once)
 			}
 		default:
-			err = once("resource", e.target.key.String(), e.n)
+			if !e.conditional() { // what that is about is seen in preparing
+				err = once("resource", e.target.key.String(), e.n)
+			}
 		}
 		if err == nil && e.fullURL != "" {
 			err = once("fullUrl", e.fullURL, e.n)
@@ -129,8 +134,11 @@ func (tx *transaction) commit(ctx context.Context) error {
 // prepare makes the writes in FHIR's order: DELETE, POST, PUT and PATCH.
 func (tx *transaction) prepare(ctx context.Context) error {
 	tx.targets, tx.found = map[string]string{}, map[string]string{}
+	tx.where, tx.none, tx.current = map[int]Write{}, map[int]bool{}, false
 	tx.writes, tx.of = nil, nil
-	matched := map[int]bool{}
+	if err := tx.resolve(ctx); err != nil {
+		return err
+	}
 	for _, e := range tx.entries {
 		target := e.target.key.String()
 		switch e.method {
@@ -143,10 +151,13 @@ func (tx *transaction) prepare(ctx context.Context) error {
 					return place(err, e.n)
 				}
 				if there != nil {
-					matched[e.n], target = true, there.Key.String()
+					tx.none[e.n], target = true, there.Key.String()
 				}
 			}
 		case http.MethodPut, http.MethodPatch:
+			if e.conditional() {
+				target = tx.where[e.n].Key.String()
+			}
 		default:
 			continue
 		}
@@ -156,7 +167,7 @@ func (tx *transaction) prepare(ctx context.Context) error {
 	}
 	for _, methods := range [][]string{{http.MethodDelete}, {http.MethodPost}, {http.MethodPut, http.MethodPatch}} {
 		for _, e := range tx.entries {
-			if !slices.Contains(methods, e.method) || matched[e.n] {
+			if !slices.Contains(methods, e.method) || tx.none[e.n] {
 				continue
 			}
 			w, err := tx.write(ctx, e)
@@ -169,23 +180,88 @@ func (tx *transaction) prepare(ctx context.Context) error {
 	return nil
 }
 
+// upToDate makes sure, once in a preparation, that conditions see all that was acknowledged before.
+func (tx *transaction) upToDate(ctx context.Context) error {
+	tx.prepared = true
+	if tx.current {
+		return nil
+	}
+	if err := tx.s.backend.UpToDate(ctx); err != nil {
+		return err
+	}
+	tx.current = true
+	return nil
+}
+
+// resolve finds what the conditional entries are about. Only now is it known whether two entries
+// would change one resource, by whatever name (FHIR R4 3.1.0.11.2).
+func (tx *transaction) resolve(ctx context.Context) error {
+	seen := map[fhir.Key]int{}
+	for _, e := range tx.entries {
+		key := e.target.key
+		switch {
+		case e.method == http.MethodGet, e.method == http.MethodHead, e.method == http.MethodPost:
+			continue
+		case e.conditional():
+			w, err := tx.condition(ctx, e)
+			if err != nil {
+				return place(err, e.n)
+			}
+			if w == nil {
+				continue
+			}
+			tx.where[e.n], key = *w, w.Key
+		}
+		if first, twice := seen[key]; twice {
+			return place(fhir.Refuse(fhir.IssueInvariant, "", fmt.Sprintf("entry %d of the transaction has the same resource", first)), e.n)
+		}
+		seen[key] = e.n
+	}
+	return nil
+}
+
+// condition makes the write of a conditional entry, its links unresolved; nil for a delete that
+// finds nothing.
+func (tx *transaction) condition(ctx context.Context, e *entry) (*Write, error) {
+	if err := tx.upToDate(ctx); err != nil {
+		return nil, err
+	}
+	typ, place := e.target.key.Type, fmt.Sprintf("entry %d", e.n)
+	if e.method == http.MethodPatch {
+		w, err := tx.s.preparePatchWhere(ctx, tx.c, typ, e.target.query, e.patch, e.ifMatch, place)
+		return &w, err
+	}
+	demanded, err := e.writePrecondition()
+	if err != nil {
+		return nil, err
+	}
+	if e.method == http.MethodPut {
+		w, err := tx.s.prepareUpdateWhere(ctx, tx.c, typ, e.target.query, e.res, place, demanded)
+		return &w, err
+	}
+	w, err := tx.s.prepareDeleteWhere(ctx, tx.c, typ, e.target.query, place, demanded)
+	if err == nil && w == nil {
+		tx.none[e.n] = true
+		tx.answers[e.n] = tx.c.writtenEntry(Written{Interaction: fhir.Unchanged, Gone: true})
+	}
+	return w, err
+}
+
 // existing answers a conditional create whose resource is there already; nil if it is not.
 func (tx *transaction) existing(ctx context.Context, e *entry, w Write) (*Resource, error) {
-	q, err := url.ParseQuery(w.IfNoneExist)
-	if err != nil {
-		return nil, badRequest("ifNoneExist cannot be read: check its % escapes")
+	if err := tx.upToDate(ctx); err != nil {
+		return nil, err
 	}
-	tx.prepared = true
-	found, err := tx.s.backend.Search(ctx, w.Key.Type, q)
+	found, err := tx.s.backend.Select(ctx, w.Key.Type, w.IfNoneExist)
 	switch {
 	case err != nil:
 		return nil, err
-	case found.Total > 1 || len(found.Matches) > 1:
+	case len(found) > 1:
 		return nil, fhir.Refuse(fhir.IssueDuplicate, "Bundle.request.ifNoneExist", "several resources match")
-	case len(found.Matches) == 0:
+	case len(found) == 0:
 		return nil, nil
 	}
-	r := found.Matches[0]
+	r := found[0]
 	tx.answers[e.n] = tx.c.writtenEntry(Written{Key: r.Key, Version: r.Version, Time: r.Time, Interaction: fhir.Unchanged, Body: r.Body})
 	return &r, nil
 }
@@ -193,12 +269,14 @@ func (tx *transaction) existing(ctx context.Context, e *entry, w Write) (*Resour
 // write makes the write of one entry, its links resolved.
 func (tx *transaction) write(ctx context.Context, e *entry) (w Write, err error) {
 	place := fmt.Sprintf("entry %d", e.n)
-	switch e.method {
-	case http.MethodDelete:
+	switch resolved, conditional := tx.where[e.n]; {
+	case conditional:
+		w = resolved
+	case e.method == http.MethodDelete:
 		w, err = tx.c.prepareDelete(e.target.key, place, e.writePrecondition)
-	case http.MethodPost:
+	case e.method == http.MethodPost:
 		w = tx.creates[e.n]
-	case http.MethodPut:
+	case e.method == http.MethodPut:
 		w, err = tx.c.prepareUpdate(e.res, e.target.key.ID, place, e.writePrecondition)
 	default:
 		tx.prepared = true
@@ -292,17 +370,19 @@ func (tx *transaction) conditional(ctx context.Context, typ, query string) (stri
 	if err != nil || len(q) == 0 {
 		return "", fhir.Refuse(fhir.IssueValue, "Bundle.resource", "a conditional reference has a query that cannot be read")
 	}
-	tx.prepared = true
-	found, err := tx.s.backend.Search(ctx, typ, q)
+	if err := tx.upToDate(ctx); err != nil {
+		return "", err
+	}
+	found, err := tx.s.backend.Select(ctx, typ, query)
 	switch {
 	case err != nil:
 		return "", err
-	case len(found.Matches) == 0:
+	case len(found) == 0:
 		return "", fhir.Refuse(fhir.IssueProcessing, "Bundle.resource", "a conditional reference to "+typ+" finds no resource")
-	case len(found.Matches) > 1 || found.Total > 1:
+	case len(found) > 1:
 		return "", fhir.Refuse(fhir.IssueDuplicate, "Bundle.resource", "a conditional reference to "+typ+" finds several resources")
 	}
-	return found.Matches[0].Key.String(), nil
+	return found[0].Key.String(), nil
 }
 
 // lookups answers the GETs, which come last and see what was written. The changes stand

@@ -8,12 +8,14 @@ import (
 	"strings"
 )
 
-// pemFiles are the keys that name files of certificates and keys. {node} in them stands for
-// the node's name, so that one file serves every node.
+// pemFiles are the keys that name files: of certificates, keys and other secrets, and of definitions.
+// {node} in them stands for the node's name, so that one file serves every node.
 var pemFiles = []string{
 	"cluster.tls.ca", "cluster.tls.cert", "cluster.tls.key",
 	"security.tls.cert", "security.tls.key",
 	"security.nats.tls.cert", "security.nats.tls.key",
+	"match.repository.authorization_file",
+	"fhir.definitions",
 }
 
 // nodePlaceholder is replaced by the node's name in pemFiles.

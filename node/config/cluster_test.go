@@ -346,3 +346,19 @@ func userKey(t *testing.T) string {
 	}
 	return public
 }
+
+// The folder of definitions lies beside the configuration, like certificates.
+func TestTheFolderOfDefinitionsIsRelativeToTheFile(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "c.yaml")
+	if err := os.WriteFile(file, []byte("fhir: {version: R4B, definitions: defs}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := Load(file, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg.FHIR.Definitions != filepath.Join(dir, "defs") || cfg.FHIR.Version != "R4B" {
+		t.Errorf("read %+v", cfg.FHIR)
+	}
+}

@@ -16,6 +16,7 @@ type Config struct {
 	// flags. It is empty where the file names no node.
 	Nodes         map[string]Node `yaml:"nodes"`
 	FHIR          FHIR            `yaml:"fhir"`
+	Match         Match           `yaml:"match"`
 	Delivery      Delivery        `yaml:"delivery"`
 	Security      Security        `yaml:"security"`
 	Limits        Limits          `yaml:"limits"`
@@ -57,11 +58,40 @@ type Node struct {
 
 // FHIR says which version of the standard is spoken.
 type FHIR struct {
-	Version string `yaml:"version"` // R4
+	Version string `yaml:"version"` // R4 or R4B, the same on every node and for the cluster's whole life
 	// BaseURLs are those of the servers whose resources come in: an absolute reference to one
 	// of them means the same as the relative one.
 	BaseURLs []string `yaml:"base_urls"`
+	// Definitions is a file or folder of SearchParameters, ValueSets and CodeSystems, written
+	// when the node starts as by a client. Empty: none.
+	Definitions string `yaml:"definitions"`
 }
+
+// Match says how changes are matched.
+type Match struct {
+	Repository Repository `yaml:"repository"`
+}
+
+// Repository says who tells criteria of other resources than the one that changed: what chains,
+// _has and _list ask about.
+type Repository struct {
+	// Source is "local", what this cluster holds, as it was at the change; or "upstream",
+	// another FHIR server, as it is when the change is matched.
+	Source string `yaml:"source"`
+	URL    string `yaml:"url"` // base of the upstream server; empty unless it is the source
+	// AuthorizationFile holds the value of the Authorization header that the server is asked
+	// with. It is read at every request, so it may be replaced at any time. Empty: none.
+	AuthorizationFile string        `yaml:"authorization_file"`
+	Timeout           time.Duration `yaml:"timeout"`   // for all that one change asks of the server
+	Cache             Size          `yaml:"cache"`     // of its answers, in memory
+	CacheAge          time.Duration `yaml:"cache_age"` // how long an answer is used again
+}
+
+// The values of Repository.Source.
+const (
+	Local    = "local"
+	Upstream = "upstream"
+)
 
 // Delivery says how matches are sent.
 type Delivery struct {
@@ -177,6 +207,9 @@ func Default() Config {
 			NATS: "127.0.0.1:4222",
 		},
 		FHIR: FHIR{Version: "R4"},
+		Match: Match{Repository: Repository{
+			Source: Local, Timeout: 2 * time.Second, Cache: 16 << 20, CacheAge: time.Second,
+		}},
 		Delivery: Delivery{
 			RestHook: RestHook{Style: "fhir", Timeout: 15 * time.Second},
 			Retry: Retry{

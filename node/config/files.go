@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strings"
 	"time"
 )
 
@@ -43,6 +44,11 @@ func (f *files) refuse(c Config, key string, err error) {
 func (f *files) check(c Config) {
 	f.pair(c, "security.tls", c.Security.TLS)
 	f.pair(c, "security.nats.tls", c.Security.NATS.TLS)
+	if path := c.Match.Repository.AuthorizationFile; path != "" {
+		if _, err := ReadSecret(path); err != nil {
+			f.refuse(c, "match.repository.authorization_file", err)
+		}
+	}
 	t := c.Cluster.TLS
 	if t.CA == "" || len(c.Nodes) == 0 {
 		return
@@ -109,4 +115,21 @@ func (f *files) routeCertificate(c Config, roots *x509.CertPool, leaf *x509.Cert
 		return nil // no route
 	}
 	return leaf.VerifyHostname(host)
+}
+
+// ReadSecret reads a secret from a file of its own: one line of printable ASCII. No error repeats
+// any of it.
+func ReadSecret(path string) (string, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return "", err
+	}
+	secret := strings.TrimSpace(string(text))
+	switch {
+	case secret == "":
+		return "", fmt.Errorf("%s is empty", path)
+	case strings.IndexFunc(secret, func(r rune) bool { return r < ' ' || r > '~' }) >= 0:
+		return "", fmt.Errorf("%s must hold one line of printable ASCII", path)
+	}
+	return secret, nil
 }

@@ -116,6 +116,7 @@ func (c Config) problems() []Problem {
 	v.node(c.Node, func(tag string) string { return "node." + tag })
 	v.cluster()
 	v.fhir()
+	v.repository()
 	v.delivery()
 	v.egress()
 	v.pair("security.tls", c.Security.TLS)
@@ -182,15 +183,32 @@ func (v *validation) url(key, text string) {
 
 func (v *validation) fhir() {
 	switch v.cfg.FHIR.Version {
-	case "R4":
-	case "R4B", "R5":
-		v.refuse("fhir.version", "%s comes with a later version; R4 is the only value", v.cfg.FHIR.Version)
+	case "R5":
+		v.refuse("fhir.version", "R5 comes with a later version, since its Subscriptions are of topics; R4 and R4B are the values")
 	default:
-		v.oneOf("fhir.version", v.cfg.FHIR.Version, "R4")
+		v.oneOf("fhir.version", v.cfg.FHIR.Version, "R4", "R4B")
 	}
 	for _, u := range v.cfg.FHIR.BaseURLs {
 		v.url("fhir.base_urls", u)
 	}
+}
+
+func (v *validation) repository() {
+	r := v.cfg.Match.Repository
+	v.oneOf("match.repository.source", r.Source, Local, Upstream)
+	switch {
+	case r.URL != "":
+		v.url("match.repository.url", r.URL)
+	case r.Source == Upstream:
+		v.refuse("match.repository.source", "upstream needs the server's base in match.repository.url")
+	}
+	if r.URL != "" && r.Source == Local {
+		v.refuse("match.repository.url", "is not asked while match.repository.source is local; say upstream there, or leave the URL out")
+	}
+	// An evaluation has ten seconds for everything.
+	v.between("match.repository.timeout", r.Timeout, 50*time.Millisecond, 8*time.Second)
+	v.size("match.repository.cache", r.Cache, 0, 1<<30)
+	v.between("match.repository.cache_age", r.CacheAge, 0, time.Minute)
 }
 
 func (v *validation) delivery() {

@@ -1,7 +1,8 @@
-// Command gen makes the table of search parameters that package search embeds.
+// Command gen makes the tables of search parameters that package search embeds, one for each
+// FHIR version.
 //
 // It is run by "go generate" in match/search and reads the definitions that HL7 publishes,
-// which lie in match/search/definitions. A test in this package fails when the table there is
+// which lie in match/search/definitions. A test in this package fails when a table there is
 // not what the inputs give.
 package main
 
@@ -12,6 +13,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
+
+	"github.com/carillon-fhir/carillon/match/fhir"
+	"github.com/carillon-fhir/carillon/match/fhir/model"
 )
 
 func main() {
@@ -19,19 +24,28 @@ func main() {
 	if len(os.Args) > 1 {
 		dir = os.Args[1]
 	}
-	out, err := generate(dir)
-	if err == nil {
-		err = os.WriteFile(filepath.Join(dir, "r4.table"), out, 0o644)
+	failed := false
+	for _, v := range fhir.Versions() {
+		out, err := generate(dir, v)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, file(v)), out, 0o644)
+		}
+		if err != nil {
+			fmt.Fprintf(os.Stderr, "gen: %s: %v\n", v, err)
+			failed = true
+		}
 	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "gen:", err)
+	if failed {
 		os.Exit(1)
 	}
 }
 
-// generate makes the table out of the inputs in dir.
-func generate(dir string) ([]byte, error) {
-	in, err := load(dir)
+// file is the name of a version's table.
+func file(v fhir.Version) string { return strings.ToLower(string(v)) + ".table" }
+
+// generate makes the table of a version out of the inputs in dir.
+func generate(dir string, v fhir.Version) ([]byte, error) {
+	in, err := load(dir, v)
 	if err != nil {
 		return nil, err
 	}
@@ -40,55 +54,48 @@ func generate(dir string) ([]byte, error) {
 
 // input is what the definitions say.
 type input struct {
+	version    fhir.Version
+	model      *model.Model
 	parameters []parameter
-	model      map[string]typeModel
-	types      []string // the concrete resource types
+	byURL      map[string]parameter
+	types      []*model.Type // the concrete resource types
 }
 
 // parameter is the part of a SearchParameter that counts.
 type parameter struct {
 	ID         string   `json:"id"`
+	URL        string   `json:"url"`
 	Code       string   `json:"code"`
 	Base       []string `json:"base"`
 	Type       string   `json:"type"`
 	Expression string   `json:"expression"`
 	Target     []string `json:"target"`
+	Component  []struct {
+		Definition string `json:"definition"`
+		Expression string `json:"expression"`
+	} `json:"component"`
 }
 
-// typeModel lists the elements of a type by their path within it.
-type typeModel struct {
-	Base     string             `json:"base"`
-	Elements map[string]element `json:"elements"`
-}
-
-type element struct {
-	Types []string `json:"types"`
-	Ref   string   `json:"ref"` // the element whose content this one has, as Type.path
-}
-
-func load(dir string) (*input, error) {
+func load(dir string, v fhir.Version) (*input, error) {
 	var bundle struct {
 		Entry []struct {
 			Resource parameter `json:"resource"`
 		} `json:"entry"`
 	}
-	var model struct {
-		Types map[string]typeModel `json:"types"`
+	name := "search-parameters-" + strings.ToLower(string(v)) + ".json.gz"
+	if err := read(filepath.Join(dir, name), &bundle); err != nil {
+		return nil, err
 	}
-	in := new(input)
-	for name, into := range map[string]any{
-		"search-parameters-r4.json.gz": &bundle,
-		"type-model-r4.json.gz":        &model,
-		"resource-types-r4.json":       &in.types,
-	} {
-		if err := read(filepath.Join(dir, name), into); err != nil {
-			return nil, err
-		}
-	}
+	in := &input{version: v, model: model.For(v), byURL: map[string]parameter{}}
 	for _, e := range bundle.Entry {
 		in.parameters = append(in.parameters, e.Resource)
+		in.byURL[e.Resource.URL] = e.Resource
 	}
-	in.model = model.Types
+	for _, name := range in.model.Types() {
+		if t := in.model.Type(name); t.Kind == model.Resource && !t.Abstract {
+			in.types = append(in.types, t)
+		}
+	}
 	return in, nil
 }
 
@@ -96,9 +103,6 @@ func read(path string, into any) error {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return err
-	}
-	if filepath.Ext(path) != ".gz" {
-		return json.Unmarshal(data, into)
 	}
 	z, err := gzip.NewReader(bytes.NewReader(data))
 	if err != nil {

@@ -2,46 +2,36 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/carillon-fhir/carillon/match/fhir/model"
+	"github.com/carillon-fhir/carillon/match/search/internal/paths"
 )
 
 // header explains the table to whoever opens it.
-const header = `# Search parameters of FHIR R4 (4.0.1), reduced to paths. Made by internal/gen, see README.md.
+const header = `# Search parameters of FHIR %s, reduced to paths. Made by internal/gen, see README.md.
 #
 # Type
 #  code kind path:leaf|path:leaf... >target,target
+#  code composite path:node|... $code kind path:leaf|... $code kind path:leaf|...
 #
 # A path is a list of member names. [0] takes the first item, [a='b'] the items whose member a
-# is b, [extension='url'] those that have such an extension, [is T] references to a T.
+# is b, [extension='url'] those that have such an extension, [is T] references to a T. "first"
+# before the paths takes the first element of all that they reach. The parts of a composite
+# begin at each node of its own paths, and at the resource where they begin with /.
 # "-" stands for what cannot be evaluated here.
 `
-
-// leaves gives, for each kind of parameter, the element types it can read and what the table
-// calls them: types that are read in the same way share a name.
-var leaves = map[string]map[string]string{
-	"token": {"CodeableConcept": "CodeableConcept", "Coding": "Coding", "Identifier": "Identifier",
-		"ContactPoint": "ContactPoint", "code": "code", "boolean": "boolean", "id": "id",
-		"string": "string", "uri": "uri", "canonical": "uri", "url": "uri", "oid": "uri", "uuid": "uri"},
-	"string": {"string": "string", "markdown": "string", "HumanName": "HumanName",
-		"Address": "Address", "CodeableConcept": "CodeableConcept"},
-	"reference": {"Reference": "Reference", "canonical": "canonical", "uri": "canonical", "Resource": "Resource"},
-	"date": {"date": "dateTime", "dateTime": "dateTime", "instant": "instant", "Period": "Period",
-		"Timing": "Timing"},
-	"number": {"integer": "decimal", "positiveInt": "decimal", "unsignedInt": "decimal",
-		"decimal": "decimal", "Range": "Range"},
-	"quantity": {"Quantity": "Quantity", "Age": "Quantity", "Duration": "Quantity", "Count": "Quantity",
-		"Distance": "Quantity", "Money": "Money", "Range": "Range", "SampledData": "SampledData"},
-	"uri": {"uri": "uri", "url": "uri", "oid": "uri", "uuid": "uri", "canonical": "canonical"},
-}
 
 // table writes the parameters of every resource type, sorted.
 func (in *input) table() ([]byte, error) {
 	var out bytes.Buffer
-	out.WriteString(header)
+	var errs []error // all of them: each wants its own answer
+	fmt.Fprintf(&out, header, in.version)
 	for _, typ := range in.types {
-		fmt.Fprintln(&out, typ)
+		fmt.Fprintln(&out, typ.Name)
 		lines := map[string]string{}
 		for _, p := range in.parameters {
 			if !in.applies(p, typ) {
@@ -49,10 +39,17 @@ func (in *input) table() ([]byte, error) {
 			}
 			line, err := in.line(p, typ)
 			if err != nil {
-				return nil, fmt.Errorf("%s of %s: %w", p.ID, typ, err)
+				errs = append(errs, fmt.Errorf("%s of %s: %w", p.ID, typ.Name, err))
 			}
-			if old, twice := lines[p.Code]; twice && old != line {
-				return nil, fmt.Errorf("%s has two parameters %s", typ, p.Code)
+			old, twice := lines[p.Code]
+			switch {
+			case !twice:
+			case strings.HasSuffix(line, " -"):
+				// R4B and R5 define some codes twice, none of them with an expression. The one of
+				// the resource type or the first counts; both are refused or evaluated by name.
+				line = old
+			case old != line:
+				return nil, fmt.Errorf("%s has two parameters %s", typ.Name, p.Code)
 			}
 			lines[p.Code] = line
 		}
@@ -60,7 +57,7 @@ func (in *input) table() ([]byte, error) {
 			fmt.Fprintln(&out, " "+lines[code])
 		}
 	}
-	return out.Bytes(), nil
+	return out.Bytes(), errors.Join(errs...)
 }
 
 func sortedKeys(m map[string]string) []string {
@@ -73,41 +70,164 @@ func sortedKeys(m map[string]string) []string {
 }
 
 // applies reports whether a parameter is one of typ: defined on it or on what it descends from.
-func (in *input) applies(p parameter, typ string) bool {
-	return slices.ContainsFunc(p.Base, func(b string) bool { return in.is(typ, b) })
+func (in *input) applies(p parameter, typ *model.Type) bool {
+	return slices.ContainsFunc(p.Base, func(b string) bool { return paths.Is(in.model, typ, b) })
 }
 
-func (in *input) is(typ, ancestor string) bool {
-	for t := typ; t != ""; t = in.model[t].Base {
-		if t == ancestor {
-			return true
-		}
+// line writes one parameter. Those without an expression, and those whose expression has none
+// for this type, are listed without a path so that a criteria that uses them can be refused by
+// name.
+func (in *input) line(p parameter, typ *model.Type) (string, error) {
+	var text string
+	var err error
+	switch {
+	case corrected(p) == "", p.Code == "near": // near is evaluated by its name
+	case p.Type == "composite":
+		text, err = in.composite(p, typ)
+	default:
+		var r paths.Result
+		r, err = paths.Compile(in.start(typ, p.Type), corrected(p))
+		text = in.paths(r, p)
 	}
-	return false
+	if err != nil {
+		return "", fmt.Errorf("expression %q: %w", p.Expression, err)
+	}
+	if text == "" {
+		text = " -"
+	}
+	return p.Code + " " + p.Type + text, nil
 }
 
-// line writes one parameter. Composite and special ones, and those without an expression, are
-// listed without a path so that a criteria that uses them can be refused by name.
-func (in *input) line(p parameter, typ string) (string, error) {
-	if p.Type == "composite" || p.Type == "special" || p.Expression == "" {
-		return p.Code + " " + p.Type + " -", nil
+// corrections are expressions that HL7 published with a step too few: the element that they end
+// at can be read by no parameter.
+var corrections = map[string]string{
+	"Ingredient-manufacturer": "Ingredient.manufacturer.manufacturer", // R4B; R5 has it so
+	"Resource-in":             "",                                     // R5: not the id that its expression reads, but the groups that list it
+}
+
+func corrected(p parameter) string {
+	if better, ok := corrections[p.ID]; ok {
+		return better
 	}
-	var paths []string
-	for _, branch := range split(p.Expression) {
-		more, err := in.branch(branch, p.Type, typ)
-		if err != nil {
-			return "", err
-		}
-		paths = append(paths, more...)
+	return p.Expression
+}
+
+func (in *input) start(typ *model.Type, kind string) paths.Start {
+	return paths.Start{Model: in.model, Resource: typ, Kind: kind, Lenient: true}
+}
+
+// paths writes a parameter's paths and targets.
+func (in *input) paths(r paths.Result, p parameter) string {
+	if len(r.Paths) == 0 {
+		return ""
 	}
-	if len(paths) == 0 {
-		return "", fmt.Errorf("expression %q reads nothing", p.Expression)
+	line := " " + strings.Join(r.Paths, "|")
+	if r.First {
+		line = " first" + line
 	}
-	line := p.Code + " " + p.Type + " " + strings.Join(paths, "|")
 	// A few parameters list every type there is: that is no restriction.
 	if n := len(p.Target); p.Type == "reference" && 0 < n && n < len(in.types)/2 {
 		targets := slices.Sorted(slices.Values(p.Target))
 		line += " >" + strings.Join(slices.Compact(targets), ",")
 	}
+	return line
+}
+
+// composite writes the nodes of a composite and its parts.
+func (in *input) composite(p parameter, typ *model.Type) (string, error) {
+	base, err := paths.Compile(in.start(typ, "node"), p.Expression)
+	if err != nil || len(base.Paths) == 0 {
+		return "", err
+	}
+	var defs []parameter
+	for _, c := range p.Component {
+		def, ok := in.byURL[c.Definition]
+		if !ok { // R5 refers to a few parameters that it does not define
+			def = parameter{Code: c.Definition[strings.LastIndexByte(c.Definition, '-')+1:], Type: in.kindOf(typ, base, c.Expression)}
+		}
+		defs = append(defs, def)
+	}
+	line := " " + strings.Join(base.Paths, "|")
+	for i, c := range p.Component {
+		// The definitions of two parts have changed places in DocumentReference's relationship:
+		// the expression tells which is which.
+		order := append([]parameter{defs[i]}, defs...)
+		var part string
+		for _, def := range order {
+			if part, err = in.part(typ, base, c.Expression, def); err == nil {
+				break
+			}
+		}
+		if err != nil {
+			if part, err = in.partByDefinition(typ, base, defs[i]); err != nil {
+				return "", err
+			}
+		}
+		line += part
+	}
 	return line, nil
+}
+
+// kindOf gives the kind of parameter that the expression of a part suits.
+func (in *input) kindOf(typ *model.Type, base paths.Result, expr string) string {
+	for _, kind := range []string{"token", "reference", "date", "quantity", "number", "uri", "string"} {
+		s := in.start(typ, kind)
+		s.Node = base.Nodes[0]
+		r, err := paths.Compile(s, expr)
+		if err == nil && (kind != "token" || !strings.HasSuffix(r.Paths[0], ":string") && !strings.HasSuffix(r.Paths[0], ":uri")) {
+			return kind
+		}
+	}
+	return ""
+}
+
+// part follows the expression of a part from every node of the base.
+func (in *input) part(typ *model.Type, base paths.Result, expr string, def parameter) (string, error) {
+	var all paths.Result
+	for _, node := range base.Nodes {
+		s := in.start(typ, def.Type)
+		s.Node = node
+		r, err := paths.Compile(s, expr)
+		if err != nil {
+			return "", fmt.Errorf("component %s: %w", def.Code, err)
+		}
+		for _, path := range r.Paths {
+			if !slices.Contains(all.Paths, path) {
+				all.Paths = append(all.Paths, path)
+			}
+		}
+	}
+	if err := paths.Distinct(all.Paths); err != nil {
+		return "", fmt.Errorf("component %s: %w", def.Code, err)
+	}
+	return in.partText(all, def)
+}
+
+// partByDefinition takes the expression of the parameter that defines a part, as far as it lies
+// below the nodes. A few official parts name elements that their node does not have.
+func (in *input) partByDefinition(typ *model.Type, base paths.Result, def parameter) (string, error) {
+	whole, err := paths.Compile(in.start(typ, def.Type), def.Expression)
+	if err != nil {
+		return "", err
+	}
+	var all paths.Result
+	for _, b := range base.Paths {
+		prefix := strings.TrimSuffix(b, ":node")
+		if prefix != "" {
+			prefix += "."
+		}
+		for _, path := range whole.Paths {
+			if rest, ok := strings.CutPrefix(path, prefix); ok {
+				all.Paths = append(all.Paths, rest)
+			}
+		}
+	}
+	return in.partText(all, def)
+}
+
+func (in *input) partText(r paths.Result, def parameter) (string, error) {
+	if len(r.Paths) == 0 {
+		return "", fmt.Errorf("component %s reads nothing", def.Code)
+	}
+	return " $" + def.Code + " " + def.Type + in.paths(r, def), nil
 }

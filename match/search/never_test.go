@@ -1,0 +1,56 @@
+package search
+
+import "testing"
+
+func TestCriteriaThatCanNeverMatchAreToldApart(t *testing.T) {
+	for _, test := range []struct {
+		criteria string
+		never    bool
+	}{
+		{"Observation?status=final&status=amended", true},
+		{"Observation?status=final&status=final,amended", false},
+		{"Observation?status=final,registered&status=amended,preliminary", true},
+		{"Observation?status=http://hl7.org/fhir/observation-status|final&status=final", false},
+		{"Observation?status=final&status:not=final", true},
+		{"Observation?status=final,amended&status:not=final", false},
+		{"Observation?status:not=final&status:not=amended", false},
+		{"Observation?status:missing=true&status=final", true},
+		{"Observation?status:missing=true&status:missing=false", true},
+		{"Observation?status:missing=true&status:not=final", false},
+		{"Observation?status:missing=false&status=final", false},
+		{"Observation?code=a&code=b", false},         // a CodeableConcept has many codings
+		{"Patient?identifier=a&identifier=b", false}, // it repeats
+		{"Patient?name=a&name=b", false},
+		{"Patient?_id=a&_id=b", true},
+		{"Patient?gender=male&gender=MALE", false}, // not worth a warning
+		{"Patient?active=true&active=false", true},
+		{"Patient?birthdate=gt2020&birthdate=lt2010", true},
+		{"Patient?birthdate=gt2020-06&birthdate=lt2020-03", false}, // 2020 alone reaches beyond both
+		{"Patient?birthdate=2019&birthdate=2020", true},
+		{"Patient?birthdate=ge2019&birthdate=le2019", false},
+		{"Patient?birthdate=sa2019&birthdate=eb2019", true},
+		{"Patient?_lastUpdated=gt2020-06&_lastUpdated=lt2020-03", true}, // an instant is a point
+		{"Encounter?date=gt2020&date=lt2010", false},                    // a period reaches beyond both
+		{"Encounter?date=sa2020&date=eb2010", true},
+		{"Observation?date=gt2020&date=lt2010", false}, // it may be a period
+		{"Observation?subject:Patient.name=a&subject:Patient.name=b", false},
+		{"Observation?subject:missing=true&subject:Patient.name=b", false},
+		{"Observation?_filter=status eq final&_filter=status eq amended", false},
+		{"Observation?code-value-quantity=a$1&code-value-quantity=b$1", false},
+		{"Patient?_has:Observation:patient:code=a&_has:Observation:patient:code=b", false},
+		{"Patient?_text=a&_text=b", false},
+		{"Patient?birthdate:missing=true&birthdate=2020", true},
+		{"[Patient,Observation]", false},
+		{"[*]", false},
+		{"Patient?", false},
+	} {
+		c, err := R4().WithRepository().Compile(test.criteria)
+		if err != nil {
+			t.Errorf("%s: %v", test.criteria, err)
+			continue
+		}
+		if why := c.Never(); (why != "") != test.never {
+			t.Errorf("%s: can never match: %q", test.criteria, why)
+		}
+	}
+}
