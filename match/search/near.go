@@ -32,6 +32,9 @@ var lengths = map[string]float64{
 // that to the server.
 const nearKilometres = 10
 
+// everywhere is more than any two places on Earth are apart, in metres.
+const everywhere = 3e7
+
 // near reads one value of a near condition.
 func (c *compiler) near(raw string) (wantNear, error) {
 	parts := splitEscaped(raw, '|')
@@ -54,10 +57,10 @@ func (c *compiler) near(raw string) (wantNear, error) {
 	metres := float64(nearKilometres * 1000)
 	if len(parts) > 2 && parts[2] != "" {
 		d, err := strconv.ParseFloat(parts[2], 64)
-		if err != nil || !(0 <= d && d <= 1e9) || !plainNumber(parts[2]) {
+		if err != nil || !(d >= 0) || !plainNumber(parts[2]) {
 			return wantNear{}, refusal("the distance must be a number that is not negative")
 		}
-		metres = d * factor
+		metres = min(d*factor, everywhere)
 	}
 	return wantNear{position{latitude, longitude}, metres}, nil
 }
