@@ -153,7 +153,8 @@ func (f *form) pow(n int) (*form, error) {
 		return nil, ErrNotRatio
 	}
 	k := max(n, -n)
-	if bits(f.factor)*k > maxBits {
+	// The power has more than (bits-1)*k bits; finish counts them.
+	if (bits(f.factor)-1)*k >= maxBits {
 		return nil, ErrTooLarge
 	}
 	e := big.NewInt(int64(k))
