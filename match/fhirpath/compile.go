@@ -144,6 +144,7 @@ func on(in code, s shape, f func(m *Evaluator, in span) span) code {
 		return code{shape: s, defines: true, run: func(m *Evaluator) span { return f(m, run(m)) }}
 	}
 	return code{shape: s, run: func(m *Evaluator) span {
+		m.steps--
 		mark := m.top()
 		return m.keep(mark, f(m, run(m)))
 	}}
@@ -156,6 +157,7 @@ func asking(in code, f func(m *Evaluator, in span) truth) code {
 		return code{shape: systemShape(kindBoolean), defines: true, run: func(m *Evaluator) span { return m.truth(f(m, run(m))) }}
 	}
 	return deciding(func(m *Evaluator) truth {
+		m.steps--
 		mark := m.top()
 		t := f(m, run(m))
 		m.items = m.items[:mark]

@@ -75,7 +75,7 @@ func (m *Evaluator) converted(in span, at int, f conversion, unit *code) (Value,
 		return m.toString(&v)
 	}
 	v, ok = f(&v)
-	if !ok || unit == nil {
+	if ok = m.weigh(&v, &v) && ok; !ok || unit == nil {
 		return v, ok
 	}
 	code, ok := m.textOf(unit.run(m), unit.at)

@@ -57,6 +57,9 @@ func (m *Evaluator) equalElements(a, b *Value) truth {
 }
 
 func (m *Evaluator) equalValues(a, b *Value) truth {
+	if !m.weigh(a, b) {
+		return unknown
+	}
 	switch {
 	case a.kind == kindString && b.kind == kindString:
 		return truthOf(m.sameText(a.text, b.text))
@@ -145,7 +148,7 @@ func (m *Evaluator) equivalent(a, b *Value) bool {
 		x, y, ok := bothQuantities(&x, &y)
 		return ok && m.spend(relateSteps) && equivalentQuantities(&x, &y)
 	case x.isNumber() && y.isNumber():
-		return equivalentNumbers(x.decimal(), y.decimal())
+		return m.weigh(&x, &y) && equivalentNumbers(x.decimal(), y.decimal())
 	}
 	return m.equalValues(&x, &y) == yes
 }
@@ -240,6 +243,9 @@ func (m *Evaluator) has(s span, v *Value) bool {
 // compare orders two items for < and its kind (N1 6.2). ok is false where there is no order:
 // different types, or none that has one.
 func (m *Evaluator) compare(a, b *Value) (c int, known, ok bool) {
+	if !m.weigh(a, b) {
+		return 0, false, true
+	}
 	switch {
 	case a.kind == kindString && b.kind == kindString:
 		m.spend(min(len(a.text), len(b.text)) / stride)

@@ -330,13 +330,17 @@ func (m *Evaluator) single(s span, at int) (*Value, bool) {
 }
 
 // condition reads a collection as a boolean: a single item that is none counts as true (N1 4.5).
+// A boolean that has only extensions is one whose value nobody knows.
 func (m *Evaluator) condition(s span, at int) truth {
 	v, ok := m.single(s, at)
 	if !ok {
 		return unknown
 	}
-	if sys, ok := m.value(v); ok && sys.kind == kindBoolean {
+	switch sys, ok := m.value(v); {
+	case ok && sys.kind == kindBoolean:
 		return truthOf(sys.num != 0)
+	case !ok && v.kind == kindNode && v.prim == kindBoolean:
+		return unknown
 	}
 	return yes
 }
@@ -368,14 +372,29 @@ func (m *Evaluator) value(v *Value) (Value, bool) {
 	if v.kind == kindNode && v.prim != kindNone && !m.spend(len(v.tree.Raw(v.node))/stride) {
 		return Value{}, false
 	}
-	return v.system()
+	r, ok := v.system()
+	return r, m.weigh(&r, &r) && ok
 }
 
 func (m *Evaluator) quantity(v *Value) (Value, bool) {
 	if !m.spend(len(v.tree.Raw(v.node)) / stride) {
 		return Value{}, false
 	}
-	return v.quantity()
+	r, ok := v.quantity()
+	return r, m.weigh(&r, &r) && ok
+}
+
+// heavySteps is what reckoning with a number of hundreds of digits counts for.
+const heavySteps = 100
+
+// weigh spends what it takes to reckon with two numbers: nearly all are light.
+func (m *Evaluator) weigh(a, b *Value) bool {
+	d := a.scale - b.scale
+	if a.big != nil || b.big != nil || a.isNumber() && (d >= int32(len(powers)) || -d >= int32(len(powers))) {
+		return m.spend(heavySteps)
+	}
+	m.steps--
+	return m.err == nil
 }
 
 // text is the text of a node, with the steps of reading it.

@@ -112,16 +112,16 @@ type relation struct {
 // Bounds of the conversions that an Evaluator remembers: resources and expressions use a few.
 const (
 	keptRelations = 64
-	maxUnit       = 100 // bytes of a code
-	relateSteps   = 100 // what a conversion counts for
+	maxUnit       = 100 // bytes of a code; what is longer converts to nothing
+	relateSteps   = 500 // what a conversion counts for
 )
 
 // relation gives a conversion, which is remembered: to read two units takes microseconds.
 func (m *Evaluator) relation(from, to []byte) relation {
-	if len(from) > maxUnit || len(to) > maxUnit {
+	if !m.spend(relateSteps) { // remembered or not: what is decided must not depend on what was before
 		return relation{}
 	}
-	if !m.spend(relateSteps) { // remembered or not: what is decided must not depend on what was before
+	if len(from) > maxUnit || len(to) > maxUnit { // nor are they remembered
 		return relation{}
 	}
 	m.unitKey = append(append(append(m.unitKey[:0], from...), 0), to...)
@@ -195,6 +195,9 @@ func converted(x, y decimal, from, to []byte) (decimal, decimal, bool) {
 }
 
 func twoUnits(a, b []byte) (u, w ucum.Unit, ok bool) {
+	if len(a) > maxUnit || len(b) > maxUnit {
+		return u, w, false
+	}
 	u, err := ucum.Parse(string(a))
 	if err != nil {
 		return u, w, false
