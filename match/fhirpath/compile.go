@@ -269,7 +269,8 @@ func (c *compiler) variable(n *Node) (code, error) {
 		return held(resourceShape(state), func(m *Evaluator) *Value { return &m.resource }), nil
 	case "rootResource":
 		c.uses.input = true
-		return held(resourceShape(state), func(m *Evaluator) *Value { return &m.rootResource }), nil
+		// Of any type: the context may be a resource that another one contains.
+		return held(shape{any: true}, func(m *Evaluator) *Value { return &m.rootResource }), nil
 	case "previous", "current":
 		if !c.options.Trigger {
 			return code{}, refusal(fhir.IssueValue, n, "%%%s is known in the criteria of a topic or Subscription only", n.Name)

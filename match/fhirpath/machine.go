@@ -146,7 +146,7 @@ func (m *Evaluator) beginAt(e *Expression, in Input) {
 	m.resource = m.rootResource
 	start := m.rootResource
 	if tree != nil && in.Node != 0 && in.Node != tree.Root() {
-		start, m.resource = e.locate(tree, in.Node)
+		start, m.resource, m.rootResource = e.locate(tree, in.Node)
 	}
 	at := m.top()
 	if start.kind != kindNone {
@@ -189,15 +189,16 @@ func resourceType(m *model.Model, t *json.Tree, n json.Node) *model.Type {
 }
 
 // locate finds the type of a node inside a document, and the resource that it belongs to, by
-// going down to it from the root.
-func (e *Expression) locate(t *json.Tree, n json.Node) (v, resource Value) {
+// going down to it from the root. The container of that is itself unless it is a contained one:
+// a resource in a Bundle stands alone (FHIR, fhirpath.html, "Variables").
+func (e *Expression) locate(t *json.Tree, n json.Node) (v, resource, container Value) {
 	v = e.whole(t)
-	resource = v
+	resource, container = v, v
 	target := t.Offset(n)
 	for v.node != n {
 		child := holding(t, v.node, target)
 		if child == 0 {
-			return Value{}, resource
+			return Value{}, resource, container
 		}
 		element, typ := v.typ.Member(string(t.KeyText(child)))
 		ext := json.Node(0)
@@ -212,7 +213,8 @@ func (e *Expression) locate(t *json.Tree, n json.Node) (v, resource Value) {
 		if found := resourceType(e.model, t, child); found != nil && (typ == nil || typ.Kind == model.Resource) {
 			v.typ = found
 			if element == nil || element.Name != "contained" {
-				v.root = child
+				v.root, container = child, v
+				container.root = child
 			}
 			resource = v
 		}
@@ -220,7 +222,7 @@ func (e *Expression) locate(t *json.Tree, n json.Node) (v, resource Value) {
 	if v.typ == nil {
 		v.typ, v.prim = e.start, primitiveKind(e.start)
 	}
-	return v, resource
+	return v, resource, container
 }
 
 // holding finds the member or item whose text holds a place in the document.
