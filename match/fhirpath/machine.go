@@ -9,7 +9,7 @@ import (
 
 // Bounds of one evaluation. Steps are counted and not timed, so that every node decides the same.
 const (
-	maxSteps = 1 << 22 // items looked at and pieces of text compared; some tenths of a second
+	maxSteps = 1 << 22 // items looked at, operators and pieces of text; a second or so at most
 	maxItems = 1 << 17 // held at once, intermediate results included
 	maxText  = 1 << 20 // bytes of text produced
 	stride   = 64      // bytes of text that count as a step
