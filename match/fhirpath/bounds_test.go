@@ -141,6 +141,31 @@ func TestAUnionOfSeveralBooleansInATriggerStaysAUnion(t *testing.T) {
 	}
 }
 
+// "|" binds closer than "=": such a trigger compares a boolean with a text, and is never met.
+func TestAComparisonThatNeverHoldsIsAWarning(t *testing.T) {
+	for expr, want := range map[string]string{
+		"%current.status = 'final' | %current.status = 'amended'": `position 45: Boolean and String are never equal: "|" binds closer`,
+		"%current.status = 5":                `position 17: code and Integer are never equal`,
+		"%current.code != 'x'":               `position 15: CodeableConcept and String are never equal`,
+		"%current.status = 'final'":          "",
+		"%current.value = 5 'mg'":            "",
+		"%current.effective = @2020":         "",
+		"%current.code = %previous.code":     "",
+		"%current.value = 'x'":               "",
+		"%current.subject = %current.focus":  "",
+		"%current.component.value = 7":       "",
+		"%current.extension.value = 'x'":     "",
+		"%current.contained.id = 'x'":        "",
+		"%current.type() = %previous.type()": "",
+		"%current.status.empty() = true":     "",
+	} {
+		w := strings.Join(compiled(t, expr, Options{Context: "Observation", Trigger: true}).Warnings(), "; ")
+		if want == "" && w != "" || !strings.Contains(w, want) {
+			t.Errorf("%s: warnings %q", expr, w)
+		}
+	}
+}
+
 func TestATypeOfTheSystemThatThereIsNotIsRefused(t *testing.T) {
 	for _, expr := range []string{"id is System.Strng", "id.ofType(System.Text)", "1.as(System.Number)"} {
 		if _, err := Compile(expr, Options{}); fhir.AsError(err) == nil {

@@ -61,6 +61,7 @@ func (c *compiler) binary(n *Node) (code, error) {
 	case "and", "or", "xor", "implies":
 		return logic(n.Name, left.condition(), right.condition()), nil
 	case "=", "!=":
+		c.warnIfNeverEqual(n, left.shape, right.shape)
 		return equality(left, right, n.Name == "!="), nil
 	case "~", "!~":
 		return equivalence(left, right, n.Name == "!~"), nil
@@ -143,6 +144,24 @@ func (t truth) not() truth {
 	return unknown
 }
 
+// kindsInCommon are the kinds that are compared with one another.
+var kindsInCommon = [][]kind{{kindString}, {kindInteger, kindDecimal, kindQuantity}, {kindDate, kindDateTime}, {kindTime}}
+
+// warnIfNeverEqual finds what is legal and cannot be meant, such as a.status = 'x' | a.status = 'y':
+// | binds closer than =, so a boolean is compared with a text there.
+func (c *compiler) warnIfNeverEqual(n *Node, left, right shape) {
+	for _, kinds := range append(kindsInCommon[:len(kindsInCommon):len(kindsInCommon)], []kind{kindBoolean}, []kind{kindTypeInfo}, []kind{kindNone, kindQuantity}) {
+		if left.may(kinds...) && right.may(kinds...) {
+			return
+		}
+	}
+	hint := ""
+	if n.Args[0].Kind == KindBinary && left.booleans() {
+		hint = `: "|" binds closer, so parentheses may be missing`
+	}
+	c.warn(n, "%s and %s are never equal%s", left, right, hint)
+}
+
 func equality(left, right code, negative bool) code {
 	l, r := left.run, right.run
 	return deciding(func(m *Evaluator) truth {
@@ -184,7 +203,7 @@ func (c *compiler) inequality(n *Node, left, right code) (code, error) {
 
 // comparable checks that two shapes have kinds in common that are ordered.
 func (c *compiler) comparable(n *Node, left, right shape) error {
-	for _, kinds := range [][]kind{{kindString}, {kindInteger, kindDecimal, kindQuantity}, {kindDate, kindDateTime}, {kindTime}} {
+	for _, kinds := range kindsInCommon {
 		if left.may(kinds...) && right.may(kinds...) {
 			return nil
 		}
