@@ -42,6 +42,7 @@ func TestWhatLooksCheapAndIsNotIsGivenUp(t *testing.T) {
 		"text that is made again for every item":         {"name.select(%resource.name.first().family.replace('9', '999'))", names},
 		"operators that are many":                        {"name.where(%resource.name.where(" + strings.Repeat("false or ", 1500) + "false).exists())", names},
 		"products of many digits":                        {"name.where(" + strings.Repeat("1.1 * ", 1500) + "1.1 = 2)", names},
+		"collections in any order":                       {"name ~ %resource.name", names},
 		"powers of many digits":                          {"name.family.select(toDecimal().power(3.3333))", names},
 	} {
 		e := compiled(t, x.expr, Options{})

@@ -2,7 +2,6 @@ package fhirpath
 
 import (
 	"bytes"
-	"slices"
 	"unicode"
 )
 
@@ -212,15 +211,19 @@ func (m *Evaluator) equivalentSpans(a, b span) bool {
 	if a.len() == 1 {
 		return m.equivalent(&m.items[a.from], &m.items[b.from])
 	}
-	var used []int32
+	used := make([]bool, b.len())
 	for i := a.from; i < a.to; i++ {
 		found := false
-		for j := b.from; j < b.to && !found && m.err == nil; j++ {
-			if !slices.Contains(used, j) && m.equivalent(&m.items[i], &m.items[j]) {
-				used, found = append(used, j), true
+		for j := range used {
+			if !m.spend(1) {
+				return false
+			}
+			if !used[j] && m.equivalent(&m.items[i], &m.items[b.from+int32(j)]) {
+				used[j], found = true, true
+				break
 			}
 		}
-		if !found || !m.spend(len(used)) {
+		if !found {
 			return false
 		}
 	}
