@@ -145,7 +145,7 @@ func (m *Evaluator) equivalent(a, b *Value) bool {
 		return m.spend((len(x.text)+len(y.text))/stride) && equivalentText(x.text, y.text)
 	case x.kind == kindQuantity || y.kind == kindQuantity:
 		x, y, ok := bothQuantities(&x, &y)
-		return ok && m.spend(relateSteps) && equivalentQuantities(&x, &y)
+		return ok && m.spendUnits(&x, &y) && equivalentQuantities(&x, &y)
 	case x.isNumber() && y.isNumber():
 		return m.weigh(&x, &y) && equivalentNumbers(x.decimal(), y.decimal())
 	}
@@ -160,7 +160,7 @@ func (m *Evaluator) equivalentElements(a, b *Value) bool {
 		x, ok := m.quantity(a)
 		y, ok2 := m.quantity(b)
 		if ok && ok2 {
-			return m.spend(relateSteps) && equivalentQuantities(&x, &y)
+			return m.spendUnits(&x, &y) && equivalentQuantities(&x, &y)
 		}
 	}
 	return m.sameJSON(a.tree, a.node, b.tree, b.node, true)

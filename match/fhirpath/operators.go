@@ -464,7 +464,7 @@ func (m *Evaluator) calculate(op string, a, b *Value) (v Value, ok, legal bool) 
 	if !ok {
 		return v, false, false
 	}
-	if !m.spend(relateSteps) {
+	if !m.spendUnits(&x, &y) {
 		return v, false, true
 	}
 	return quantityArithmetic(op, a, b, &x, &y)

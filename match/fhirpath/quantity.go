@@ -91,6 +91,9 @@ func (m *Evaluator) compareQuantities(a, b *Value) (c int, known bool) {
 	if bytes.Equal(from, to) {
 		return x.compare(y), true
 	}
+	if !m.spendUnits(a, b) { // remembered or not: what is decided must not depend on what was before
+		return 0, false
+	}
 	r := m.relation(from, to)
 	if !r.known {
 		return 0, false
@@ -114,13 +117,16 @@ const (
 	keptRelations = 64
 	maxUnit       = 100 // bytes of a code; what is longer converts to nothing
 	relateSteps   = 500 // what a conversion counts for
+	unitByteSteps = 20  // and each byte of its units, which may be factors of many digits
 )
+
+// spendUnits spends what it takes to read two units and to convert between them.
+func (m *Evaluator) spendUnits(a, b *Value) bool {
+	return m.spend(relateSteps + unitByteSteps*min(len(a.text)+len(b.text), 2*maxUnit))
+}
 
 // relation gives a conversion, which is remembered: to read two units takes microseconds.
 func (m *Evaluator) relation(from, to []byte) relation {
-	if !m.spend(relateSteps) { // remembered or not: what is decided must not depend on what was before
-		return relation{}
-	}
 	if len(from) > maxUnit || len(to) > maxUnit { // nor are they remembered
 		return relation{}
 	}
