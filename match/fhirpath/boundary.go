@@ -249,7 +249,7 @@ func (c *compiler) comparableFunction(n *Node, in code) (code, error) {
 			m.fail(at, "a quantity is needed here")
 			return unknown
 		}
-		return truthOf(m.spend(relateSteps) && comparableUnits(&a, &b))
+		return truthOf(m.spendUnits(&a, &b) && comparableUnits(&a, &b))
 	}), nil
 }
 

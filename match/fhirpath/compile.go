@@ -144,6 +144,7 @@ func on(in code, s shape, f func(m *Evaluator, in span) span) code {
 		return code{shape: s, defines: true, run: func(m *Evaluator) span { return f(m, run(m)) }}
 	}
 	return code{shape: s, run: func(m *Evaluator) span {
+		m.steps--
 		mark := m.top()
 		return m.keep(mark, f(m, run(m)))
 	}}
@@ -156,6 +157,7 @@ func asking(in code, f func(m *Evaluator, in span) truth) code {
 		return code{shape: systemShape(kindBoolean), defines: true, run: func(m *Evaluator) span { return m.truth(f(m, run(m))) }}
 	}
 	return deciding(func(m *Evaluator) truth {
+		m.steps--
 		mark := m.top()
 		t := f(m, run(m))
 		m.items = m.items[:mark]
@@ -267,7 +269,8 @@ func (c *compiler) variable(n *Node) (code, error) {
 		return held(resourceShape(state), func(m *Evaluator) *Value { return &m.resource }), nil
 	case "rootResource":
 		c.uses.input = true
-		return held(resourceShape(state), func(m *Evaluator) *Value { return &m.rootResource }), nil
+		// Of any type: the context may be a resource that another one contains.
+		return held(shape{any: true}, func(m *Evaluator) *Value { return &m.rootResource }), nil
 	case "previous", "current":
 		if !c.options.Trigger {
 			return code{}, refusal(fhir.IssueValue, n, "%%%s is known in the criteria of a topic or Subscription only", n.Name)

@@ -75,14 +75,14 @@ func (m *Evaluator) converted(in span, at int, f conversion, unit *code) (Value,
 		return m.toString(&v)
 	}
 	v, ok = f(&v)
-	if !ok || unit == nil {
+	if ok = m.weigh(&v, &v) && ok; !ok || unit == nil {
 		return v, ok
 	}
 	code, ok := m.textOf(unit.run(m), unit.at)
-	if !ok || !m.spend(relateSteps) {
+	target := newQuantity(whole(1), code)
+	if !ok || !m.spendUnits(&v, &target) {
 		return v, m.err == nil
 	}
-	target := newQuantity(whole(1), code)
 	d, _, ok := commonUnit(&v, &target)
 	target.num, target.scale, target.big = d.coef, d.scale, d.big
 	return target, ok

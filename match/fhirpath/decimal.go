@@ -189,7 +189,7 @@ func (d decimal) compare(o decimal) int {
 
 func (d decimal) plus(o decimal) (decimal, bool) {
 	if a, b, scale, ok := aligned(d, o); ok {
-		if sum := a + b; (sum > a) == (b > 0) {
+		if sum := a + b; (sum > a) == (b > 0) && sum != math.MinInt64 {
 			return decimal{coef: sum, scale: scale}, true
 		}
 	}
@@ -209,8 +209,9 @@ func (d decimal) negative() decimal {
 
 func (d decimal) times(o decimal) (decimal, bool) {
 	if d.big == nil && o.big == nil {
-		if p, ok := multiply(d.coef, o.coef); ok && d.scale+o.scale <= maxExponent {
-			return decimal{coef: p, scale: d.scale + o.scale}, true
+		scale := d.scale + o.scale
+		if p, ok := multiply(d.coef, o.coef); ok && -maxExponent <= scale && scale <= maxExponent {
+			return decimal{coef: p, scale: scale}, true
 		}
 	}
 	r := new(apd.Decimal)

@@ -2,7 +2,6 @@ package fhirpath
 
 import (
 	"bytes"
-	"slices"
 	"unicode"
 )
 
@@ -57,6 +56,9 @@ func (m *Evaluator) equalElements(a, b *Value) truth {
 }
 
 func (m *Evaluator) equalValues(a, b *Value) truth {
+	if !m.weigh(a, b) {
+		return unknown
+	}
 	switch {
 	case a.kind == kindString && b.kind == kindString:
 		return truthOf(m.sameText(a.text, b.text))
@@ -143,9 +145,9 @@ func (m *Evaluator) equivalent(a, b *Value) bool {
 		return m.spend((len(x.text)+len(y.text))/stride) && equivalentText(x.text, y.text)
 	case x.kind == kindQuantity || y.kind == kindQuantity:
 		x, y, ok := bothQuantities(&x, &y)
-		return ok && m.spend(relateSteps) && equivalentQuantities(&x, &y)
+		return ok && m.spendUnits(&x, &y) && equivalentQuantities(&x, &y)
 	case x.isNumber() && y.isNumber():
-		return equivalentNumbers(x.decimal(), y.decimal())
+		return m.weigh(&x, &y) && equivalentNumbers(x.decimal(), y.decimal())
 	}
 	return m.equalValues(&x, &y) == yes
 }
@@ -158,7 +160,7 @@ func (m *Evaluator) equivalentElements(a, b *Value) bool {
 		x, ok := m.quantity(a)
 		y, ok2 := m.quantity(b)
 		if ok && ok2 {
-			return m.spend(relateSteps) && equivalentQuantities(&x, &y)
+			return m.spendUnits(&x, &y) && equivalentQuantities(&x, &y)
 		}
 	}
 	return m.sameJSON(a.tree, a.node, b.tree, b.node, true)
@@ -209,15 +211,19 @@ func (m *Evaluator) equivalentSpans(a, b span) bool {
 	if a.len() == 1 {
 		return m.equivalent(&m.items[a.from], &m.items[b.from])
 	}
-	var used []int32
+	used := make([]bool, b.len())
 	for i := a.from; i < a.to; i++ {
 		found := false
-		for j := b.from; j < b.to && !found && m.err == nil; j++ {
-			if !slices.Contains(used, j) && m.equivalent(&m.items[i], &m.items[j]) {
-				used, found = append(used, j), true
+		for j := range used {
+			if !m.spend(1) {
+				return false
+			}
+			if !used[j] && m.equivalent(&m.items[i], &m.items[b.from+int32(j)]) {
+				used[j], found = true, true
+				break
 			}
 		}
-		if !found || !m.spend(len(used)) {
+		if !found {
 			return false
 		}
 	}
@@ -240,6 +246,9 @@ func (m *Evaluator) has(s span, v *Value) bool {
 // compare orders two items for < and its kind (N1 6.2). ok is false where there is no order:
 // different types, or none that has one.
 func (m *Evaluator) compare(a, b *Value) (c int, known, ok bool) {
+	if !m.weigh(a, b) {
+		return 0, false, true
+	}
 	switch {
 	case a.kind == kindString && b.kind == kindString:
 		m.spend(min(len(a.text), len(b.text)) / stride)

@@ -401,11 +401,20 @@ func TestAnEvaluationStartsAtTheNodeItIsGiven(t *testing.T) {
 		{"%context.code.text & %resource.id", "Observation.component", component, `["bo"]`},
 		{"$this & %resource.id & %rootResource.id", "", given, `["Bpo"]`},
 		{"id", "", given, `["x"]`},
+		{"%rootResource.component.exists()", "Patient", tree.First(tree.Get(tree.Root(), "contained")), `[true]`},
 		{"id", "Observation", 0, `["o"]`},
 		{"id", "Observation", tree.Root(), `["o"]`},
 	} {
 		if got := evaluated(t, x.expr, Options{Context: x.context}, Input{Resource: tree, Node: x.node}); got != x.want {
 			t.Errorf("%s gives %s, want %s", x.expr, got, x.want)
+		}
+	}
+	bundle := parsed(t, `{"resourceType":"Bundle","id":"b","entry":[{"resource":{"resourceType":"Patient","id":"p","contained":[{"resourceType":"Device","id":"d"}]}}]}`)
+	patient := bundle.Get(bundle.First(bundle.Get(bundle.Root(), "entry")), "resource")
+	device := bundle.First(bundle.Get(patient, "contained"))
+	for node, want := range map[json.Node]string{patient: `["ppp"]`, device: `["ddp"]`, 0: `["bbb"]`} {
+		if got := evaluated(t, "id & %resource.id & %rootResource.id", Options{}, Input{Resource: bundle, Node: node}); got != want {
+			t.Errorf("in a Bundle %s, want %s", got, want)
 		}
 	}
 }

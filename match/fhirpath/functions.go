@@ -231,7 +231,10 @@ func (c *compiler) not(n *Node, in code) (code, error) {
 		return asking(in, func(m *Evaluator, in span) truth { return m.condition(in, at).not() }), nil
 	}
 	t := in.condition()
-	return deciding(func(m *Evaluator) truth { return t(m).not() }), nil
+	return deciding(func(m *Evaluator) truth {
+		m.steps--
+		return t(m).not()
+	}), nil
 }
 
 var filters = map[string]function{

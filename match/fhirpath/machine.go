@@ -9,7 +9,7 @@ import (
 
 // Bounds of one evaluation. Steps are counted and not timed, so that every node decides the same.
 const (
-	maxSteps = 1 << 22 // items looked at and pieces of text compared; some tenths of a second
+	maxSteps = 1 << 22 // items looked at, operators and pieces of text; a second or so at most
 	maxItems = 1 << 17 // held at once, intermediate results included
 	maxText  = 1 << 20 // bytes of text produced
 	stride   = 64      // bytes of text that count as a step
@@ -146,7 +146,7 @@ func (m *Evaluator) beginAt(e *Expression, in Input) {
 	m.resource = m.rootResource
 	start := m.rootResource
 	if tree != nil && in.Node != 0 && in.Node != tree.Root() {
-		start, m.resource = e.locate(tree, in.Node)
+		start, m.resource, m.rootResource = e.locate(tree, in.Node)
 	}
 	at := m.top()
 	if start.kind != kindNone {
@@ -189,15 +189,16 @@ func resourceType(m *model.Model, t *json.Tree, n json.Node) *model.Type {
 }
 
 // locate finds the type of a node inside a document, and the resource that it belongs to, by
-// going down to it from the root.
-func (e *Expression) locate(t *json.Tree, n json.Node) (v, resource Value) {
+// going down to it from the root. The container of that is itself unless it is a contained one:
+// a resource in a Bundle stands alone (FHIR, fhirpath.html, "Variables").
+func (e *Expression) locate(t *json.Tree, n json.Node) (v, resource, container Value) {
 	v = e.whole(t)
-	resource = v
+	resource, container = v, v
 	target := t.Offset(n)
 	for v.node != n {
 		child := holding(t, v.node, target)
 		if child == 0 {
-			return Value{}, resource
+			return Value{}, resource, container
 		}
 		element, typ := v.typ.Member(string(t.KeyText(child)))
 		ext := json.Node(0)
@@ -212,7 +213,8 @@ func (e *Expression) locate(t *json.Tree, n json.Node) (v, resource Value) {
 		if found := resourceType(e.model, t, child); found != nil && (typ == nil || typ.Kind == model.Resource) {
 			v.typ = found
 			if element == nil || element.Name != "contained" {
-				v.root = child
+				v.root, container = child, v
+				container.root = child
 			}
 			resource = v
 		}
@@ -220,7 +222,7 @@ func (e *Expression) locate(t *json.Tree, n json.Node) (v, resource Value) {
 	if v.typ == nil {
 		v.typ, v.prim = e.start, primitiveKind(e.start)
 	}
-	return v, resource
+	return v, resource, container
 }
 
 // holding finds the member or item whose text holds a place in the document.
@@ -330,13 +332,17 @@ func (m *Evaluator) single(s span, at int) (*Value, bool) {
 }
 
 // condition reads a collection as a boolean: a single item that is none counts as true (N1 4.5).
+// A boolean that has only extensions is one whose value nobody knows.
 func (m *Evaluator) condition(s span, at int) truth {
 	v, ok := m.single(s, at)
 	if !ok {
 		return unknown
 	}
-	if sys, ok := m.value(v); ok && sys.kind == kindBoolean {
+	switch sys, ok := m.value(v); {
+	case ok && sys.kind == kindBoolean:
 		return truthOf(sys.num != 0)
+	case !ok && v.kind == kindNode && v.prim == kindBoolean:
+		return unknown
 	}
 	return yes
 }
@@ -368,14 +374,29 @@ func (m *Evaluator) value(v *Value) (Value, bool) {
 	if v.kind == kindNode && v.prim != kindNone && !m.spend(len(v.tree.Raw(v.node))/stride) {
 		return Value{}, false
 	}
-	return v.system()
+	r, ok := v.system()
+	return r, m.weigh(&r, &r) && ok
 }
 
 func (m *Evaluator) quantity(v *Value) (Value, bool) {
 	if !m.spend(len(v.tree.Raw(v.node)) / stride) {
 		return Value{}, false
 	}
-	return v.quantity()
+	r, ok := v.quantity()
+	return r, m.weigh(&r, &r) && ok
+}
+
+// heavySteps is what reckoning with a number of hundreds of digits counts for.
+const heavySteps = 100
+
+// weigh spends what it takes to reckon with two numbers: nearly all are light.
+func (m *Evaluator) weigh(a, b *Value) bool {
+	d := a.scale - b.scale
+	if a.big != nil || b.big != nil || a.isNumber() && (d >= int32(len(powers)) || -d >= int32(len(powers))) {
+		return m.spend(heavySteps)
+	}
+	m.steps--
+	return m.err == nil
 }
 
 // text is the text of a node, with the steps of reading it.

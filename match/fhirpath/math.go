@@ -17,8 +17,11 @@ var mathFunctions = map[string]function{
 	"power":    {1, 1, (*compiler).power},
 }
 
-// calculationSteps is what an endless calculation counts for.
-const calculationSteps = 2000
+// What an endless calculation counts for, and one with a number of hundreds of digits.
+const (
+	calculationSteps = 2000
+	heavyCalculation = 50000
+)
 
 func (c *compiler) numbers(n *Node, in code, kinds ...kind) ([]code, error) {
 	kinds = append(kinds, kindInteger, kindDecimal)
@@ -109,7 +112,7 @@ func (c *compiler) round(n *Node, in code) (code, error) {
 		if places < 0 || places > maxDigits {
 			m.fail(at, "the number of digits must be from 0 to 400")
 		}
-		if !ok || m.err != nil {
+		if !ok || !m.spend(int(places)) || !m.weigh(&v, &v) {
 			return m.none()
 		}
 		d, ok := v.decimal().rounded(int32(places), halfUp)
@@ -139,7 +142,11 @@ func (c *compiler) calculation(n *Node, in code, f func(r, x, y *apd.Decimal) er
 			other, given = m.numberOf(args[0].run(m), args[0].at)
 			ok = ok && given
 		}
-		if !ok || !m.spend(calculationSteps) {
+		steps := calculationSteps
+		if v.big != nil || other.big != nil {
+			steps = heavyCalculation
+		}
+		if !ok || !m.spend(steps) {
 			return m.none()
 		}
 		d, ok := calculate(func(r *apd.Decimal) error { return f(r, v.decimal().apd(), other.decimal().apd()) })

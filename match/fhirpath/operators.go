@@ -1,6 +1,7 @@
 package fhirpath
 
 import (
+	"math"
 	"slices"
 
 	"github.com/cockroachdb/apd/v3"
@@ -60,6 +61,7 @@ func (c *compiler) binary(n *Node) (code, error) {
 	case "and", "or", "xor", "implies":
 		return logic(n.Name, left.condition(), right.condition()), nil
 	case "=", "!=":
+		c.warnIfNeverEqual(n, left.shape, right.shape)
 		return equality(left, right, n.Name == "!="), nil
 	case "~", "!~":
 		return equivalence(left, right, n.Name == "!~"), nil
@@ -84,6 +86,7 @@ func logic(name string, left, right test) code {
 	switch name {
 	case "and":
 		return deciding(func(m *Evaluator) truth {
+			m.steps--
 			l := left(m)
 			if l == no {
 				return no
@@ -96,6 +99,7 @@ func logic(name string, left, right test) code {
 		})
 	case "or":
 		return deciding(func(m *Evaluator) truth {
+			m.steps--
 			l := left(m)
 			if l == yes {
 				return yes
@@ -108,6 +112,7 @@ func logic(name string, left, right test) code {
 		})
 	case "implies":
 		return deciding(func(m *Evaluator) truth {
+			m.steps--
 			l := left(m)
 			if l == no {
 				return yes
@@ -120,6 +125,7 @@ func logic(name string, left, right test) code {
 		})
 	}
 	return deciding(func(m *Evaluator) truth { // xor
+		m.steps--
 		l, r := left(m), right(m)
 		if l == unknown || r == unknown {
 			return unknown
@@ -138,9 +144,28 @@ func (t truth) not() truth {
 	return unknown
 }
 
+// kindsInCommon are the kinds that are compared with one another.
+var kindsInCommon = [][]kind{{kindString}, {kindInteger, kindDecimal, kindQuantity}, {kindDate, kindDateTime}, {kindTime}}
+
+// warnIfNeverEqual finds what is legal and cannot be meant, such as a.status = 'x' | a.status = 'y':
+// | binds closer than =, so a boolean is compared with a text there.
+func (c *compiler) warnIfNeverEqual(n *Node, left, right shape) {
+	for _, kinds := range append(kindsInCommon[:len(kindsInCommon):len(kindsInCommon)], []kind{kindBoolean}, []kind{kindTypeInfo}, []kind{kindNone, kindQuantity}) {
+		if left.may(kinds...) && right.may(kinds...) {
+			return
+		}
+	}
+	hint := ""
+	if n.Args[0].Kind == KindBinary && left.booleans() {
+		hint = `: "|" binds closer, so parentheses may be missing`
+	}
+	c.warn(n, "%s and %s are never equal%s", left, right, hint)
+}
+
 func equality(left, right code, negative bool) code {
 	l, r := left.run, right.run
 	return deciding(func(m *Evaluator) truth {
+		m.steps--
 		mark := m.top()
 		t := m.equalSpans(l(m), r(m))
 		m.items = m.items[:mark]
@@ -154,6 +179,7 @@ func equality(left, right code, negative bool) code {
 func equivalence(left, right code, negative bool) code {
 	l, r := left.run, right.run
 	return deciding(func(m *Evaluator) truth {
+		m.steps--
 		mark := m.top()
 		same := m.equivalentSpans(l(m), r(m))
 		m.items = m.items[:mark]
@@ -167,6 +193,7 @@ func (c *compiler) inequality(n *Node, left, right code) (code, error) {
 	}
 	l, r, name, at := left.run, right.run, n.Name, n.Position
 	return deciding(func(m *Evaluator) truth {
+		m.steps--
 		mark := m.top()
 		t := m.inequality(l(m), r(m), name, at)
 		m.items = m.items[:mark]
@@ -176,7 +203,7 @@ func (c *compiler) inequality(n *Node, left, right code) (code, error) {
 
 // comparable checks that two shapes have kinds in common that are ordered.
 func (c *compiler) comparable(n *Node, left, right shape) error {
-	for _, kinds := range [][]kind{{kindString}, {kindInteger, kindDecimal, kindQuantity}, {kindDate, kindDateTime}, {kindTime}} {
+	for _, kinds := range kindsInCommon {
 		if left.may(kinds...) && right.may(kinds...) {
 			return nil
 		}
@@ -215,7 +242,7 @@ const maxFolded = 64
 // union is | (N1 6.4.1). Of two booleans in a trigger it is "or": the examples of topics that HL7
 // publishes mean that, and a set of true and false would never be met.
 func (c *compiler) union(n *Node, left, right code) code {
-	if c.options.Trigger && left.shape.booleans() && right.shape.booleans() {
+	if c.options.Trigger && left.shape.booleans() && right.shape.booleans() && !left.shape.many && !right.shape.many {
 		c.warn(n, `"|" between two booleans is read as "or": write "or"`)
 		return logic("or", left.condition(), right.condition())
 	}
@@ -300,6 +327,7 @@ func unique(in code) code {
 func membership(item, collection code, at int) code {
 	l, r := item.run, collection.run
 	return deciding(func(m *Evaluator) truth {
+		m.steps--
 		mark := m.top()
 		t := unknown
 		a := l(m)
@@ -413,6 +441,9 @@ func (c *compiler) arithmeticShape(n *Node, left, right shape) (shape, error) {
 // take; ok is false where there is no result: a division by zero, an overflow, or units that do
 // not convert.
 func (m *Evaluator) calculate(op string, a, b *Value) (v Value, ok, legal bool) {
+	if !m.weigh(a, b) {
+		return v, false, true
+	}
 	switch {
 	case a.kind == kindString && b.kind == kindString && op == "+":
 		if !m.produce(len(a.text) + len(b.text)) {
@@ -433,7 +464,7 @@ func (m *Evaluator) calculate(op string, a, b *Value) (v Value, ok, legal bool) 
 	if !ok {
 		return v, false, false
 	}
-	if !m.spend(relateSteps) {
+	if !m.spendUnits(&x, &y) {
 		return v, false, true
 	}
 	return quantityArithmetic(op, a, b, &x, &y)
@@ -443,11 +474,11 @@ func integerArithmetic(op string, a, b int64) (v Value, ok, legal bool) {
 	r := int64(0)
 	switch op {
 	case "+":
-		if r = a + b; (r > a) != (b > 0) && b != 0 {
+		if r = a + b; (r > a) != (b > 0) && b != 0 || r == math.MinInt64 {
 			return v, false, true
 		}
 	case "-":
-		if r = a - b; (r < a) != (b > 0) && b != 0 {
+		if r = a - b; (r < a) != (b > 0) && b != 0 || r == math.MinInt64 {
 			return v, false, true
 		}
 	case "*":

@@ -91,6 +91,9 @@ func (m *Evaluator) compareQuantities(a, b *Value) (c int, known bool) {
 	if bytes.Equal(from, to) {
 		return x.compare(y), true
 	}
+	if !m.spendUnits(a, b) { // remembered or not: what is decided must not depend on what was before
+		return 0, false
+	}
 	r := m.relation(from, to)
 	if !r.known {
 		return 0, false
@@ -112,16 +115,19 @@ type relation struct {
 // Bounds of the conversions that an Evaluator remembers: resources and expressions use a few.
 const (
 	keptRelations = 64
-	maxUnit       = 100 // bytes of a code
-	relateSteps   = 100 // what a conversion counts for
+	maxUnit       = 100 // bytes of a code; what is longer converts to nothing
+	relateSteps   = 500 // what a conversion counts for
+	unitByteSteps = 20  // and each byte of its units, which may be factors of many digits
 )
+
+// spendUnits spends what it takes to read two units and to convert between them.
+func (m *Evaluator) spendUnits(a, b *Value) bool {
+	return m.spend(relateSteps + unitByteSteps*min(len(a.text)+len(b.text), 2*maxUnit))
+}
 
 // relation gives a conversion, which is remembered: to read two units takes microseconds.
 func (m *Evaluator) relation(from, to []byte) relation {
-	if len(from) > maxUnit || len(to) > maxUnit {
-		return relation{}
-	}
-	if !m.spend(relateSteps) { // remembered or not: what is decided must not depend on what was before
+	if len(from) > maxUnit || len(to) > maxUnit { // nor are they remembered
 		return relation{}
 	}
 	m.unitKey = append(append(append(m.unitKey[:0], from...), 0), to...)
@@ -195,6 +201,9 @@ func converted(x, y decimal, from, to []byte) (decimal, decimal, bool) {
 }
 
 func twoUnits(a, b []byte) (u, w ucum.Unit, ok bool) {
+	if len(a) > maxUnit || len(b) > maxUnit {
+		return u, w, false
+	}
 	u, err := ucum.Parse(string(a))
 	if err != nil {
 		return u, w, false

@@ -228,17 +228,19 @@ func (m *Evaluator) choice(v *Value, s *step, p *plan, e *model.Model) {
 }
 
 // element pushes the items of one member: n and its sibling with extensions, each an array
-// where the element repeats.
+// where the element repeats. Where one of them is none though it should be, it is the only item:
+// what stands next to it belongs to other members.
 func (m *Evaluator) element(v *Value, p *member, n, ext json.Node, e *model.Model) {
 	t := v.tree
 	if t.Kind(n) != json.Array && t.Kind(ext) != json.Array {
 		m.item(v, p, n, ext, e)
 		return
 	}
-	if t.Kind(n) == json.Array {
+	several, siblings := t.Kind(n) == json.Array, t.Kind(ext) == json.Array
+	if several {
 		n = t.First(n)
 	}
-	if t.Kind(ext) == json.Array {
+	if siblings {
 		ext = t.First(ext)
 	}
 	for n != 0 || ext != 0 {
@@ -246,8 +248,15 @@ func (m *Evaluator) element(v *Value, p *member, n, ext json.Node, e *model.Mode
 			return
 		}
 		m.item(v, p, n, ext, e)
-		n, ext = t.Next(n), t.Next(ext)
+		n, ext = nextIf(several, t, n), nextIf(siblings, t, ext)
 	}
+}
+
+func nextIf(array bool, t *json.Tree, n json.Node) json.Node {
+	if !array {
+		return 0
+	}
+	return t.Next(n)
 }
 
 // item pushes one element. A null stands for nothing (FHIR, JSON representation of primitives).

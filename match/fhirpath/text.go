@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"html"
 	"regexp"
+	regexsyntax "regexp/syntax"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -184,7 +185,9 @@ func (c *compiler) replace(n *Node, in code) (code, error) {
 		if !m.produce(len(s) + count*len(args[1])) {
 			return m.none()
 		}
-		return m.result(text(bytes.ReplaceAll(s, args[0], args[1])))
+		from := len(m.bytes)
+		m.bytes = append(m.bytes, bytes.ReplaceAll(s, args[0], args[1])...)
+		return m.result(text(m.made(from)))
 	}), nil
 }
 
@@ -239,6 +242,7 @@ func (c *compiler) split(n *Node, in code) (code, error) {
 	}), nil
 }
 
+// join leaves out what has no value, such as a name that has only extensions.
 func (c *compiler) join(n *Node, in code) (code, error) {
 	args, err := c.texts(n, in)
 	if err != nil {
@@ -250,21 +254,21 @@ func (c *compiler) join(n *Node, in code) (code, error) {
 		if len(args) == 1 {
 			separator, _ = m.textOf(args[0].run(m), args[0].at)
 		}
-		var b []byte
+		from, joined := len(m.bytes), false
 		for i := in.from; i < in.to && m.err == nil; i++ {
-			part, _ := m.textOf(span{i, i + 1}, at)
-			if !m.produce(len(b) + len(part) + len(separator)) {
-				break
+			part, ok := m.textOf(span{i, i + 1}, at)
+			if !ok || !m.produce(len(part)+len(separator)) {
+				continue
 			}
-			if i > in.from {
-				b = append(b, separator...)
+			if joined {
+				m.bytes = append(m.bytes, separator...)
 			}
-			b = append(b, part...)
+			m.bytes, joined = append(m.bytes, part...), true
 		}
-		if in.empty() {
+		if !joined {
 			return m.none()
 		}
-		return m.result(text(b))
+		return m.result(text(m.made(from)))
 	}), nil
 }
 
@@ -342,7 +346,9 @@ func (c *compiler) coding(n *Node, in code) (code, error) {
 		if !ok {
 			return m.none()
 		}
-		return m.result(text([]byte(r)))
+		from := len(m.bytes)
+		m.bytes = append(m.bytes, r...)
+		return m.result(text(m.made(from)))
 	}), nil
 }
 
@@ -350,14 +356,16 @@ func (c *compiler) coding(n *Node, in code) (code, error) {
 // compiled pattern, which a few characters can make large.
 const (
 	maxPattern      = 1024 // bytes
-	regexStates     = 8    // bytes of pattern that count as a step for every byte of text
+	maxStates       = 4096 // of the compiled pattern, whose repetitions are written out
+	regexStates     = 8    // of the compiled pattern that count as a step for every byte of text
 	regexBuildSteps = 4096 // of compiling a pattern that only the resource gives
 )
 
 // regex is a compiled pattern and what it costs.
 type regex struct {
 	*regexp.Regexp
-	cost int // steps for each byte of text
+	states int
+	cost   int // steps for each byte of text
 }
 
 // regexKey tells patterns apart: of the same text, with other flags.
@@ -383,26 +391,37 @@ func compileRegex(k regexKey) (*regex, error) {
 	if k.full {
 		p = "(?" + flags + `)\A(?:` + k.pattern + `)\z`
 	}
-	re, err := regexp.Compile(p)
+	// Parsed alone first, which costs little: only then is it known how large it gets.
+	tree, err := regexsyntax.Parse(p, regexsyntax.Perl)
 	if err != nil {
 		return nil, fmt.Errorf("the pattern is not one that RE2 knows, which has no look-around and no references back: %w", err)
 	}
-	return &regex{re, 1 + programSize(k.pattern)/regexStates}, nil
+	states := programSize(tree)
+	if states > maxStates {
+		return nil, fmt.Errorf("the pattern with its repetitions written out is longer than %d", maxStates)
+	}
+	re, err := regexp.Compile(p)
+	if err != nil {
+		return nil, err
+	}
+	return &regex{re, states, 1 + states/regexStates}, nil
 }
 
-// programSize reckons the size of a compiled pattern from above: repetitions multiply it.
-func programSize(p string) int {
-	size, n := len(p), 0
-	for i := range len(p) {
-		switch {
-		case isDigit(p[i]) && n < 10000:
-			n = 10*n + int(p[i]-'0')
-		case p[i] == '}' && n > 1:
-			size = min(size*n, 1<<20)
-			fallthrough
-		default:
-			n = 0
-		}
+// programSize reckons the size of a compiled pattern from above, but for the few states that each
+// has: repetitions multiply it. RE2 itself refuses more than a thousand, within one another too.
+func programSize(re *regexsyntax.Regexp) int {
+	size := 1
+	switch re.Op {
+	case regexsyntax.OpLiteral:
+		size = len(re.Rune)
+	case regexsyntax.OpCapture:
+		size = 2
+	}
+	for _, sub := range re.Sub {
+		size += programSize(sub)
+	}
+	if re.Op == regexsyntax.OpRepeat {
+		size *= max(1, re.Min, re.Max)
 	}
 	return size
 }
@@ -450,7 +469,9 @@ func (m *Evaluator) regex(fixed *regex, k regexKey, length, at int) *regex {
 			}
 			m.regexes.key = k
 		}
-		re = m.regexes.re
+		if re = m.regexes.re; !m.spend(re.states) {
+			return nil
+		}
 	}
 	if !m.spend(re.cost * (1 + length)) {
 		return nil
@@ -536,22 +557,32 @@ func template(t []byte) []byte {
 	return b
 }
 
-// replaceAll replaces one match after the other, so that the text it makes is counted as it grows.
+// replaceAll replaces one match after the other, so that the text it makes is counted before it is
+// made: a template may name a long match many times.
 func (m *Evaluator) replaceAll(re *regex, s, template []byte) span {
-	var b []byte
-	last := 0
-	for _, loc := range re.FindAllSubmatchIndex(s, maxItems) {
-		before := len(b)
-		b = append(b, s[last:loc[0]]...)
-		b = re.Expand(b, template, s, loc)
-		last = loc[1]
-		if !m.produce(len(b)) || !m.spend(1+(len(b)-before)/stride) {
-			return m.none()
-		}
-	}
-	b = append(b, s[last:]...)
-	if !m.produce(len(b)) {
+	// A search may look at all that is left of the text before it knows that a match was short, so
+	// each match counts as much. Groups are copied for every state.
+	cost := re.cost * (1 + re.NumSubexp()/regexStates) * (1 + len(s))
+	most := min(m.steps/cost, maxItems)
+	matches := re.FindAllSubmatchIndex(s, most+1)
+	if len(matches) > most {
+		m.spend(maxSteps + 1)
 		return m.none()
 	}
-	return m.result(text(b))
+	m.spend(cost * len(matches))
+	names := bytes.Count(template, []byte("$"))
+	from, last := len(m.bytes), 0
+	for _, loc := range matches {
+		if !m.produce(loc[0] - last + len(template) + names*(loc[1]-loc[0])) {
+			return m.none()
+		}
+		m.bytes = append(m.bytes, s[last:loc[0]]...)
+		m.bytes = re.Expand(m.bytes, template, s, loc)
+		last = loc[1]
+	}
+	if !m.produce(len(s) - last) {
+		return m.none()
+	}
+	m.bytes = append(m.bytes, s[last:]...)
+	return m.result(text(m.made(from)))
 }

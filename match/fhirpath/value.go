@@ -466,18 +466,21 @@ func (m *Evaluator) member(t *json.Tree, n json.Node, key []byte) json.Node {
 
 // sameItems compares arrays without their order.
 func (m *Evaluator) sameItems(a *json.Tree, x json.Node, b *json.Tree, y json.Node) bool {
-	if a.Len(x) != b.Len(y) {
+	used := make([]bool, b.Len(y))
+	if a.Len(x) != len(used) || !m.spend(len(used)) {
 		return false
 	}
-	var used []json.Node
 	for n := a.First(x); n != 0; n = a.Next(n) {
 		found := false
-		for o := b.First(y); o != 0 && !found; o = b.Next(o) {
-			if !slices.Contains(used, o) && m.sameJSON(a, n, b, o, true) {
-				used, found = append(used, o), true
+		for o, i := b.First(y), 0; o != 0 && !found; o, i = b.Next(o), i+1 {
+			if !m.spend(1) {
+				return false
+			}
+			if !used[i] && m.sameJSON(a, n, b, o, true) {
+				used[i], found = true, true
 			}
 		}
-		if !found || !m.spend(len(used)) {
+		if !found {
 			return false
 		}
 	}
