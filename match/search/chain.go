@@ -104,6 +104,7 @@ func (r *Resource) visit(other *Resource) bool {
 type chain struct {
 	param *param
 	ends  []chainEnd // by the type that is referred to, sorted
+	rest  string     // of the chain's text, behind param; empty where the author named the one type
 }
 
 // chainEnd is what a resource of one type has to meet.
@@ -343,6 +344,9 @@ func (c *compiler) chain(part, name, value string, hasValue bool) (*condition, e
 		return nil, err
 	}
 	x := &chain{param: p}
+	if len(targets) > 1 {
+		x.rest = rest
+	}
 	for _, t := range targets {
 		if len(targets) > 1 && !t.knows(rest) {
 			continue
@@ -384,17 +388,21 @@ func (c *compiler) targets(p *param, typ string, typed bool) ([]*typeDef, error)
 	case typed:
 		return []*typeDef{c.definitions.types[typ]}, nil
 	}
-	list := p.leadsTo()
-	if len(list) == 0 {
-		list = c.definitions.names
+	return c.definitions.typesOf(p.leadsTo()), nil
+}
+
+// typesOf are the types of these names; of no names: all.
+func (d *Definitions) typesOf(names []string) []*typeDef {
+	if len(names) == 0 {
+		names = d.names
 	}
 	var out []*typeDef
-	for _, name := range list {
-		if t := c.definitions.types[name]; t != nil {
+	for _, name := range names {
+		if t := d.types[name]; t != nil {
 			out = append(out, t)
 		}
 	}
-	return out, nil
+	return out
 }
 
 // leadsTo are the types that a parameter's references may be of; none: any. A parameter such as

@@ -311,8 +311,10 @@ func (r *Resource) addComputedAmount(v fhirpath.Value, text []byte) {
 			return
 		}
 		if d, ok := parseDecimal(t.Raw(t.Find(t.Root(), nameValue))); ok {
-			r.amounts = append(r.amounts, amount{lo: d, hi: d, raw: text, system: t.Text(t.Find(t.Root(), nameSystem)),
-				code: t.Text(t.Find(t.Root(), nameCode)), unit: t.Text(t.Find(t.Root(), nameUnit))})
+			a := amount{lo: d, hi: d, raw: text, system: t.Text(t.Find(t.Root(), nameSystem)),
+				code: t.Text(t.Find(t.Root(), nameCode)), unit: t.Text(t.Find(t.Root(), nameUnit))}
+			a.measure = r.measure(a.system, a.code)
+			r.amounts = append(r.amounts, a)
 		}
 		return
 	}
