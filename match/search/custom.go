@@ -362,7 +362,7 @@ func (b *builder) simple(p *searchParameter, t *model.Type) (*param, string, err
 	case paths.IsNotAPath(err):
 		return b.evaluated(s, p.Expression, p.Target, "expression")
 	case err != nil:
-		return nil, "", refuseElement(fhir.IssueValue, "expression", "%v", err)
+		return nil, "", elementError(err, "expression")
 	case len(r.Paths) == 0:
 		return nil, "", nil
 	}
@@ -417,7 +417,7 @@ func (b *builder) composite(p *searchParameter, t *model.Type) (*param, string, 
 	case paths.IsNotAPath(err):
 		return nil, "", refuseElement(fhir.IssueNotSupported, "expression", "the nodes of a composite must be told by a path: %v", err)
 	case err != nil:
-		return nil, "", refuseElement(fhir.IssueValue, "expression", "%v", err)
+		return nil, "", elementError(err, "expression")
 	case len(base.Paths) == 0:
 		return nil, "", nil
 	}
@@ -468,7 +468,7 @@ func (b *builder) part(p *searchParameter, t *model.Type, nodes []*model.Type, c
 			x.code, x.key = code, code
 			return x, code + " " + text, nil
 		case err != nil:
-			return nil, "", refuseElement(fhir.IssueValue, element+".expression", "%v", err)
+			return nil, "", elementError(err, element+".expression")
 		}
 		all.First = all.First || r.First
 		all.Targets = append(all.Targets, r.Targets...)
