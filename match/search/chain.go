@@ -428,6 +428,9 @@ func (t *typeDef) knows(rest string) bool {
 		return true
 	}
 	p := t.params[name]
+	if p == nil {
+		p = ownParameter(t, name)
+	}
 	return p != nil && (p.kind == kindReference || !strings.Contains(rest, "."))
 }
 

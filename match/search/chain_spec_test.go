@@ -45,6 +45,8 @@ func TestChainsFollowTheSpecification(t *testing.T) {
 		{chaining, "DiagnosticReport?subject.identifier:missing=true", to("Device/v"), all, true},
 		{chaining, "DiagnosticReport?subject:Group.identifier:missing=true", to("Patient/p"), all, false},
 		{chaining, "DiagnosticReport?subject.type=person", to("Group/g"), all, true},
+		{chaining, "DiagnosticReport?subject._language=de", to("Patient/l"), []string{patient("l", `"language":"de"`)}, true},
+		{chaining, "DiagnosticReport?subject._language=fr", to("Patient/l"), []string{patient("l", `"language":"de"`)}, false},
 		{chaining, "DiagnosticReport?subject:Device.device-name=peter", to("Device/v"), all, true},
 		{chaining, "DiagnosticReport?subject:Patient.name=peter", to("Device/v"), all, false},
 		// Several links.
