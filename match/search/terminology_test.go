@@ -296,6 +296,11 @@ func TestACriteriaTellsWhatItWasMadeOf(t *testing.T) {
 			t.Errorf("%s: another identity", q)
 		}
 	}
+	// By the server's own URL the one with this id is meant, unless another one is stored with this URL.
+	own := compiled(t, local().WithTerminology(x), "Observation?code:in="+base+"/ValueSet/mammals")
+	if got := strings.Join(own.Uses(), " "); got != "ValueSet/mammals http://a.example/animals "+base+"/ValueSet/mammals" {
+		t.Errorf("by the server's own URL: %s", got)
+	}
 	for key, want := range map[string]string{"CodeSystem/animals": "CodeSystem/animals http://a.example/animals http://a.example/vs/all-animals", "ValueSet/x": "ValueSet/x http://v.example/x", "ValueSet/nope": ""} {
 		typ, id, _ := strings.Cut(key, "/")
 		if got := strings.Join(x.Names(typ, fhir.ID(id)), " "); got != want {
