@@ -364,11 +364,20 @@ func (c *compiler) chain(part, name, value string, hasValue bool) (*condition, e
 		return nil, unsupported("none of the types that %s may refer to has a search parameter %s: %s", code, shown(firstName(rest)), typeNames(targets))
 	}
 	c.values = max(c.values, c.counted)
-	text := code + "." + encode(rest) + "=" + encode(value)
-	if len(x.ends) == 1 {
-		text = code + ":" + x.ends[0].typ + "." + x.ends[0].next.text
+	return &condition{param: linkedParam, source: part, text: x.text(code, rest, value), linked: x}, nil
+}
+
+// text is the canonical form of a chain. Where it means the same to all types that it leads to,
+// that of the last link says it, else it is as it was written.
+func (x *chain) text(code, rest, value string) string {
+	end := x.ends[0].next.text
+	switch {
+	case len(x.ends) == 1:
+		return code + ":" + x.ends[0].typ + "." + end
+	case slices.ContainsFunc(x.ends, func(e chainEnd) bool { return e.next.text != end }):
+		return code + "." + encode(rest) + "=" + encode(value)
 	}
-	return &condition{param: linkedParam, source: part, text: text, linked: x}, nil
+	return code + "." + end
 }
 
 // linkedParam stands where another condition has its parameter: a linked one has several.

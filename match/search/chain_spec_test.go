@@ -158,6 +158,8 @@ func TestChainsOfEqualMeaningShareATextThatMeansTheSame(t *testing.T) {
 		{"Observation?subject.birthdate=2020", "Observation?subject:Patient.birthdate=2020"},
 		{"Observation?status=final&subject:Patient.name=b,a", "Observation?subject:Patient.name=a,b&status=final"},
 		{"Patient?_has:Observation:patient:code=b,a", "Patient?_has:Observation:patient:code=a,b"},
+		{"Observation?subject.identifier=b,a,b", "Observation?subject.identifier=a,b"}, // of four types
+		{"DiagnosticReport?subject.identifier=b,a&result.status=final", "DiagnosticReport?result.status=final&subject.identifier=a,b"},
 		{"Patient?_list=b,List/a", "Patient?_list=a,b"},
 		{"Observation?patient._has:Group:member:_id=1", "Observation?patient:Patient._has:Group:member:_id=1"},
 		{"DiagnosticReport?subject.identifier=a%7Cb", "DiagnosticReport?subject.identifier=a|b"},

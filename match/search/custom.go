@@ -284,7 +284,8 @@ func (b *builder) add(p *searchParameter) error {
 		return refuseElement(fhir.IssueValue, "code", "codes that begin with _ are the specification's own")
 	}
 	made := map[*typeDef]*param{}
-	for _, base := range p.Base {
+	slices.Sort(p.Base)
+	for _, base := range slices.Compact(p.Base) { // a repetition would be compiled again for every type
 		abstract := b.definitions.types[base] == nil
 		found := false
 		for _, name := range b.definitions.names {

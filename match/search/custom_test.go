@@ -382,6 +382,16 @@ func TestParametersAreDefinedWhileOthersMatch(t *testing.T) {
 	workers.Wait()
 }
 
+// Each base is compiled for its types once. With every repetition this test would take minutes.
+func TestABaseThatIsRepeatedCountsOnce(t *testing.T) {
+	d := with(t, R4(), parameter("x", strings.Repeat("Resource,DomainResource,", 10_000)+"Patient", "token", "Resource.language", ""))
+	for _, typ := range []string{"Patient", "Bundle"} {
+		if !compiled(t, d, typ+"?x=de").Match(resource(t, d, `{"resourceType":"`+typ+`","language":"de"}`)) {
+			t.Errorf("%s is not met", typ)
+		}
+	}
+}
+
 func TestCustomParametersOfR5Interfaces(t *testing.T) {
 	d := with(t, R5(), parameter("label", "CanonicalResource", "string", "CanonicalResource.title", ""))
 	if !compiled(t, d, "ValueSet?label=a").Match(resource(t, d, `{"resourceType":"ValueSet","title":"Abc"}`)) {
