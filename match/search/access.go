@@ -254,6 +254,9 @@ func (d *Definitions) uriHashes(wants []wantURI) []uint64 {
 	out := make([]uint64, 0, len(wants))
 	for i := range wants {
 		out = append(out, d.hash(wants[i].url))
+		if len(wants[i].raw) > len(wants[i].url) { // a uri that is no canonical is compared and posted whole
+			out = append(out, d.hash(wants[i].raw))
+		}
 	}
 	return out
 }

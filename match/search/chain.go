@@ -104,6 +104,7 @@ func (r *Resource) visit(other *Resource) bool {
 type chain struct {
 	param *param
 	ends  []chainEnd // by the type that is referred to, sorted
+	rest  string     // of the chain's text, behind param; empty where the author named the one type
 }
 
 // chainEnd is what a resource of one type has to meet.
@@ -343,6 +344,9 @@ func (c *compiler) chain(part, name, value string, hasValue bool) (*condition, e
 		return nil, err
 	}
 	x := &chain{param: p}
+	if len(targets) > 1 {
+		x.rest = rest
+	}
 	for _, t := range targets {
 		if len(targets) > 1 && !t.knows(rest) {
 			continue
@@ -360,11 +364,20 @@ func (c *compiler) chain(part, name, value string, hasValue bool) (*condition, e
 		return nil, unsupported("none of the types that %s may refer to has a search parameter %s: %s", code, shown(firstName(rest)), typeNames(targets))
 	}
 	c.values = max(c.values, c.counted)
-	text := code + "." + encode(rest) + "=" + encode(value)
-	if len(x.ends) == 1 {
-		text = code + ":" + x.ends[0].typ + "." + x.ends[0].next.text
+	return &condition{param: linkedParam, source: part, text: x.text(code, rest, value), linked: x}, nil
+}
+
+// text is the canonical form of a chain. Where it means the same to all types that it leads to,
+// that of the last link says it, else it is as it was written.
+func (x *chain) text(code, rest, value string) string {
+	end := x.ends[0].next.text
+	switch {
+	case len(x.ends) == 1:
+		return code + ":" + x.ends[0].typ + "." + end
+	case slices.ContainsFunc(x.ends, func(e chainEnd) bool { return e.next.text != end }):
+		return code + "." + encode(rest) + "=" + encode(value)
 	}
-	return &condition{param: linkedParam, source: part, text: text, linked: x}, nil
+	return code + "." + end
 }
 
 // linkedParam stands where another condition has its parameter: a linked one has several.
@@ -384,17 +397,21 @@ func (c *compiler) targets(p *param, typ string, typed bool) ([]*typeDef, error)
 	case typed:
 		return []*typeDef{c.definitions.types[typ]}, nil
 	}
-	list := p.leadsTo()
-	if len(list) == 0 {
-		list = c.definitions.names
+	return c.definitions.typesOf(p.leadsTo()), nil
+}
+
+// typesOf are the types of these names; of no names: all.
+func (d *Definitions) typesOf(names []string) []*typeDef {
+	if len(names) == 0 {
+		names = d.names
 	}
 	var out []*typeDef
-	for _, name := range list {
-		if t := c.definitions.types[name]; t != nil {
+	for _, name := range names {
+		if t := d.types[name]; t != nil {
 			out = append(out, t)
 		}
 	}
-	return out, nil
+	return out
 }
 
 // leadsTo are the types that a parameter's references may be of; none: any. A parameter such as
@@ -420,6 +437,9 @@ func (t *typeDef) knows(rest string) bool {
 		return true
 	}
 	p := t.params[name]
+	if p == nil {
+		p = ownParameter(t, name)
+	}
 	return p != nil && (p.kind == kindReference || !strings.Contains(rest, "."))
 }
 

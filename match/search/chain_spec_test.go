@@ -45,6 +45,8 @@ func TestChainsFollowTheSpecification(t *testing.T) {
 		{chaining, "DiagnosticReport?subject.identifier:missing=true", to("Device/v"), all, true},
 		{chaining, "DiagnosticReport?subject:Group.identifier:missing=true", to("Patient/p"), all, false},
 		{chaining, "DiagnosticReport?subject.type=person", to("Group/g"), all, true},
+		{chaining, "DiagnosticReport?subject._language=de", to("Patient/l"), []string{patient("l", `"language":"de"`)}, true},
+		{chaining, "DiagnosticReport?subject._language=fr", to("Patient/l"), []string{patient("l", `"language":"de"`)}, false},
 		{chaining, "DiagnosticReport?subject:Device.device-name=peter", to("Device/v"), all, true},
 		{chaining, "DiagnosticReport?subject:Patient.name=peter", to("Device/v"), all, false},
 		// Several links.
@@ -156,6 +158,8 @@ func TestChainsOfEqualMeaningShareATextThatMeansTheSame(t *testing.T) {
 		{"Observation?subject.birthdate=2020", "Observation?subject:Patient.birthdate=2020"},
 		{"Observation?status=final&subject:Patient.name=b,a", "Observation?subject:Patient.name=a,b&status=final"},
 		{"Patient?_has:Observation:patient:code=b,a", "Patient?_has:Observation:patient:code=a,b"},
+		{"Observation?subject.identifier=b,a,b", "Observation?subject.identifier=a,b"}, // of four types
+		{"DiagnosticReport?subject.identifier=b,a&result.status=final", "DiagnosticReport?result.status=final&subject.identifier=a,b"},
 		{"Patient?_list=b,List/a", "Patient?_list=a,b"},
 		{"Observation?patient._has:Group:member:_id=1", "Observation?patient:Patient._has:Group:member:_id=1"},
 		{"DiagnosticReport?subject.identifier=a%7Cb", "DiagnosticReport?subject.identifier=a|b"},

@@ -37,7 +37,8 @@ var modifiers = map[kind][]string{
 }
 
 // Compile reads a criteria: Type, Type?, Type?name=value&name:modifier=value,value, [A,B] or
-// [*]. Path segments before the type are let go, and so is one of the server's own base URLs.
+// [*]. Path segments before the type are let go unless they name a compartment, and so is one of
+// the server's own base URLs.
 //
 // An error is a *fhir.Error with a single issue whose Expression is empty; its diagnostics name
 // the parameter, its position (in bytes from 1) and the way out. Nothing is ignored silently:
@@ -135,7 +136,8 @@ func (c *Criteria) compileSearch(s string, offset int) error {
 }
 
 // lastSegment finds the type at the end of a path. An absolute URL elsewhere is not a search:
-// it would name a topic (Subscriptions R5 Backport).
+// it would name a topic (Subscriptions R5 Backport). Nor is a search within a compartment
+// (Patient/123/Observation, R4 3.1.1.2) one of all resources of a type.
 func (d *Definitions) lastSegment(head string) (string, error) {
 	for _, b := range d.bases {
 		head = strings.TrimPrefix(head, b)
@@ -143,8 +145,15 @@ func (d *Definitions) lastSegment(head string) (string, error) {
 	if strings.Contains(head, ":") {
 		return "", fhir.Refuse(fhir.IssueNotSupported, "", "the criteria is a URL: Subscriptions to a topic are not supported by this version; write Type?parameters")
 	}
-	head = strings.TrimSuffix(head, "/")
-	return head[strings.LastIndexByte(head, '/')+1:], nil
+	path := strings.Split(strings.TrimSuffix(head, "/"), "/")
+	name := path[len(path)-1]
+	for _, segment := range path[:len(path)-1] {
+		if d.HasType(segment) && d.HasType(name) { // a compartment: let go, it would leave every resource of the type
+			return "", fhir.Refuse(fhir.IssueNotSupported, "", fmt.Sprintf("the path asks for a compartment of %s, which is not supported; "+
+				"write what its resources refer to as a parameter, as in Observation?patient=123", segment))
+		}
+	}
+	return name, nil
 }
 
 // add compiles one parameter of the query.

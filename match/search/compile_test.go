@@ -30,6 +30,9 @@ func TestCompileRefusesWhatItDoesNotUnderstand(t *testing.T) {
 		{"http://example.org/topics/admission", no, "topic"},
 		{"http://elsewhere.example/fhir/Patient?gender=male", no, "topic"},
 		{"urn:uuid:1", no, "topic"},
+		{"Patient/123/Observation?status=final", no, "compartment of Patient"},
+		{"Encounter/*/Observation?status=final", no, "compartment of Encounter"},
+		{"Patient/_search?gender=male", bad, `"_search" is not a resource type`},
 		{"Patient\xff", bad, "UTF-8"},
 		{"Patient?_id=Observation/o1", bad, "must be an id"},
 		{"Patient?_id=a_b", bad, "must be an id"},
@@ -213,7 +216,7 @@ func FuzzCompile(f *testing.F) {
 		"Observation?code:text=heart&code:code-text=1&code:text-advanced=(a OR \"b c\") NOT d*", "Patient?identifier:of-type=s|MR|1",
 		"Observation?code:in=http://v.example/x,ValueSet/x&status:not-in=http://loinc.org/vs&code:below=http://a.example/animals|cat",
 		"ValueSet?url:below=http://x/y&url:above=http://x/y/z&url:contains=Y", "Location?near=1.5|-2|3|km,0|0", "Patient?_text=x-ray or \"not\"*&_content=a,b&_language=de",
-		"Patient?name:text=(a b) or c", "Observation?subject:text=peter&_profile:below=http://p&_source:missing=true", "Organization?name=%C3%9F%E1%BE%B3%CC%81"} {
+		"Patient?name:text=(a b) or c", "Patient?name:text=a&_filter=name eq \"b\" and _text pr true or not (birthdate co 2020)", "Observation?_filter=code in http://loinc.org/vs and value-quantity gt 5.4||mg", "Observation?subject:text=peter&_profile:below=http://p&_source:missing=true", "Organization?name=%C3%9F%E1%BE%B3%CC%81"} {
 		f.Add(s)
 	}
 	terminology := terms(f, animals, vs("x", `{"include":[{"system":"http://loinc.org"},{"valueSet":["http://a.example/vs/all-animals"]}]}`))

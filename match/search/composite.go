@@ -25,7 +25,7 @@ const (
 // readTuple reads the parts of a composite at one of its nodes.
 func (r *Resource) readTuple(n json.Node) {
 	p, s, at := r.param, r.reading, len(r.parts)
-	defer func() { r.param, r.reading, r.view, r.done = p, s, p.view, false }()
+	defer func() { r.param, r.reading, r.view, r.done = p, s, p.view, p.first }()
 	if p.mayFail() {
 		if r.nodes++; r.nodes > maxNodes || r.nodeSteps > maxNodeSteps {
 			s.fault = true

@@ -62,13 +62,31 @@ func (c *Criteria) Current(d *Definitions) bool {
 		current = current && now != nil && now.family == t.family
 	}
 	for _, x := range c.conditions {
-		x.params(func(p *param) {
-			if p.home != nil && d.types[p.home.name] != nil {
-				current = current && d.types[p.home.name].params[p.code] == p
+		x.params(func(p *param) { current = current && d.has(p) })
+		x.each(func(x *condition) {
+			if l, ok := x.linked.(*chain); ok {
+				current = current && l.current(d)
 			}
 		})
 	}
 	return current
+}
+
+// has reports whether a parameter is what its code means by these definitions.
+func (d *Definitions) has(p *param) bool {
+	if p == paramNear { // whoever defines the code anew replaces it
+		x := d.types["Location"].params[p.code]
+		return x == nil || !x.evaluable()
+	}
+	return p.home == nil || d.types[p.home.name] == nil || d.types[p.home.name].params[p.code] == p
+}
+
+// current reports whether a chain leads to the same types by other definitions: one that has got
+// the parameter counts now.
+func (x *chain) current(d *Definitions) bool {
+	return x.rest == "" || !slices.ContainsFunc(d.typesOf(x.param.leadsTo()), func(t *typeDef) bool {
+		return x.end([]byte(t.name)) == nil && t.knows(x.rest)
+	})
 }
 
 // params shows the parameters of a condition and of all that it is made of, each perhaps more
@@ -114,7 +132,7 @@ func (f *family) place(meaning string, p *param) *param {
 	}
 	p.home = f
 	p.index = f.count + len(f.meanings)
-	p.key = fmt.Sprintf("%s#%d", p.code, p.index)
+	p.key = fmt.Sprintf("%s#%s#%d", p.code, f.name, p.index)
 	if f.meanings == nil {
 		f.meanings = map[string]*param{}
 	}
@@ -266,7 +284,8 @@ func (b *builder) add(p *searchParameter) error {
 		return refuseElement(fhir.IssueValue, "code", "codes that begin with _ are the specification's own")
 	}
 	made := map[*typeDef]*param{}
-	for _, base := range p.Base {
+	slices.Sort(p.Base)
+	for _, base := range slices.Compact(p.Base) { // a repetition would be compiled again for every type
 		abstract := b.definitions.types[base] == nil
 		found := false
 		for _, name := range b.definitions.names {
@@ -344,7 +363,7 @@ func (b *builder) simple(p *searchParameter, t *model.Type) (*param, string, err
 	case paths.IsNotAPath(err):
 		return b.evaluated(s, p.Expression, p.Target, "expression")
 	case err != nil:
-		return nil, "", refuseElement(fhir.IssueValue, "expression", "%v", err)
+		return nil, "", elementError(err, "expression")
 	case len(r.Paths) == 0:
 		return nil, "", nil
 	}
@@ -399,7 +418,7 @@ func (b *builder) composite(p *searchParameter, t *model.Type) (*param, string, 
 	case paths.IsNotAPath(err):
 		return nil, "", refuseElement(fhir.IssueNotSupported, "expression", "the nodes of a composite must be told by a path: %v", err)
 	case err != nil:
-		return nil, "", refuseElement(fhir.IssueValue, "expression", "%v", err)
+		return nil, "", elementError(err, "expression")
 	case len(base.Paths) == 0:
 		return nil, "", nil
 	}
@@ -450,7 +469,7 @@ func (b *builder) part(p *searchParameter, t *model.Type, nodes []*model.Type, c
 			x.code, x.key = code, code
 			return x, code + " " + text, nil
 		case err != nil:
-			return nil, "", refuseElement(fhir.IssueValue, element+".expression", "%v", err)
+			return nil, "", elementError(err, element+".expression")
 		}
 		all.First = all.First || r.First
 		all.Targets = append(all.Targets, r.Targets...)

@@ -118,6 +118,43 @@ func TestCustomCompositesAreRead(t *testing.T) {
 	}
 }
 
+// The first of all nodes was once followed by the others: reading a node forgot that it was enough.
+func TestACompositeOfTheFirstNodeReadsNoOther(t *testing.T) {
+	d := with(t, R4(), parameter("range", "Observation", "string", "Observation.component.referenceRange.text", ""),
+		parameter("first", "Observation", "composite", "Observation.component.referenceRange.first()",
+			`,"component":[{"definition":"http://example.org/sp/range","expression":"text"},{"definition":"http://example.org/sp/range","expression":"text"}]`))
+	r := resource(t, d, `{"resourceType":"Observation","component":[{"referenceRange":[{"text":"a"},{"text":"b"}]},{"referenceRange":[{"text":"c"}]}]}`)
+	for q, want := range map[string]bool{"first=a$a": true, "first=b$b": false, "first=c$c": false} {
+		if compiled(t, d, "Observation?"+q).Match(r) != want {
+			t.Errorf("%s = %v", q, !want)
+		}
+	}
+}
+
+// What a custom parameter matches is found by an index, of whichever type the value is.
+func TestCustomParametersReadEveryTypeOfAnExtension(t *testing.T) {
+	d := with(t, R4(), parameter("u", "Patient", "uri", "Patient.extension('x').value", ""), parameter("s", "Patient", "string", "Patient.extension('x').value", ""),
+		parameter("double", "Patient", "quantity", "Patient.extension('x').value.ofType(Quantity) * 2", ""))
+	for _, c := range []struct{ value, yes, no string }{
+		{`"valueUri":"http://x|y"`, "u=http://x|y", "u=http://x"}, // not versioned: compared whole
+		{`"valueUri":"http://x|"`, "u=http://x|", "u=http://x"},
+		{`"valueCanonical":"http://x|y"`, "u=http://x|y", "u=http://x|z"},
+		{`"valueCanonical":"http://x|y"`, "u=http://x", "u=http://y"},
+		{`"valueIdentifier":{"system":"s","value":"Abc"}`, "s=ab", "s=s"},
+		{`"valueIdentifier":{"system":"s","value":"Abc"}`, "s:text=abc", "s:exact=abc"},
+		{`"valueQuantity":{"value":1,"system":"http://unitsofmeasure.org","code":"g"}`, "double=2000|http://unitsofmeasure.org|mg", "double=2|http://unitsofmeasure.org|mg"},
+	} {
+		r := resource(t, d, `{"resourceType":"Patient","extension":[{"url":"x",`+c.value+`}]}`)
+		for want, q := range map[bool]string{true: c.yes, false: c.no} {
+			x := compiled(t, d, "Patient?"+q)
+			if x.Match(r) != want {
+				t.Errorf("%s: %s = %v", c.value, q, !want)
+			}
+			agrees(t, x, r)
+		}
+	}
+}
+
 // Whatever would make criteria mean something else than the parameter's author meant is
 // refused, and the element is named.
 func TestCustomParametersAreRefusedByElement(t *testing.T) {
@@ -291,6 +328,19 @@ func TestAgesOfOneLineageMeet(t *testing.T) {
 			t.Errorf("%s: %q and %q, current %v %v", q, a.Identity(), b.Identity(), a.Current(linked), a.Current(changed))
 		}
 	}
+	// A chain leads to a type that has got the parameter since, and so means something else now. One
+	// that names its type does not.
+	more := with(t, linked, parameter("x", "Patient", "token", "Patient.active", ""), parameter("birthdate", "Group", "date", "Group.extension('b').value.as(date)", ""),
+		parameter("near", "Location", "token", "Location.name", ""))
+	for q, current := range map[string]bool{"Observation?subject.birthdate=2020": false, "Observation?_filter=subject.birthdate eq 2020": false, "Encounter?_has:Observation:encounter:subject.birthdate=2020": false,
+		"Observation?subject:Patient.birthdate=2020": true, "Observation?subject.name=a": true, "Observation?subject.x=true": true, "Location?near=1|2": false} {
+		if got := compiled(t, linked, q).Current(more); got != current {
+			t.Errorf("%s: current is %v", q, got)
+		}
+		if x, err := more.Compile(q); err == nil && (!x.Current(more) || !current == (x.Identity() == compiled(t, linked, q).Identity())) {
+			t.Errorf("%s: compiled again it is current: %v", q, x.Current(more))
+		}
+	}
 	if n := with(t, third, parameter("x", "Patient", "token", "Patient.active", "")).types["Patient"].params["x"]; n != first.types["Patient"].params["x"] {
 		t.Error("one meaning has two places")
 	}
@@ -330,6 +380,16 @@ func TestParametersAreDefinedWhileOthersMatch(t *testing.T) {
 		current.Store("d", d)
 	}
 	workers.Wait()
+}
+
+// Each base is compiled for its types once. With every repetition this test would take minutes.
+func TestABaseThatIsRepeatedCountsOnce(t *testing.T) {
+	d := with(t, R4(), parameter("x", strings.Repeat("Resource,DomainResource,", 10_000)+"Patient", "token", "Resource.language", ""))
+	for _, typ := range []string{"Patient", "Bundle"} {
+		if !compiled(t, d, typ+"?x=de").Match(resource(t, d, `{"resourceType":"`+typ+`","language":"de"}`)) {
+			t.Errorf("%s is not met", typ)
+		}
+	}
 }
 
 func TestCustomParametersOfR5Interfaces(t *testing.T) {

@@ -109,6 +109,8 @@ func TestACriteriaThatIsTooCostlyForAResourceIsToldAndNotGuessed(t *testing.T) {
 		{"tokens with many systems", `{"resourceType":"Patient","identifier":[` + many(`{"system":"s","value":"v"}`) + `]}`, "Patient?identifier=" + fillers(900, "%s|v"), false, true},
 		{"tokens with many codes", `{"resourceType":"Patient","identifier":[` + many(`{"system":"s","value":"v"}`) + `]}`, "Patient?identifier=" + fillers(900, "s|%s"), false, false},
 		{"dates", `{"resourceType":"Patient","birthDate":[` + many(`"2020"`) + `]}`, "Patient?birthdate=" + numbers(900), false, true},
+		{"numbers of more than 64 bits", `{"resourceType":"RiskAssessment","prediction":[` + many(`{"probabilityDecimal":0.5}`) + `]}`, "RiskAssessment?probability=" + strings.ReplaceAll(numbers(300), "gt", "gt12345678901234567890"), false, true},
+		{"fewer of them", `{"resourceType":"RiskAssessment","prediction":[` + many(`{"probabilityDecimal":0.5}`) + `]}`, "RiskAssessment?probability=" + numbers(300), false, false},
 		{"numbers", `{"resourceType":"RiskAssessment","prediction":[` + many(`{"probabilityDecimal":0.5}`) + `]}`, "RiskAssessment?probability=" + numbers(900), false, true},
 	} {
 		r := resources[c.body]

@@ -86,24 +86,44 @@ func (v *valueSet) readExpansion(t *json.Tree, x json.Node) {
 			}
 		}
 	}
+	limit := -1 // of codes, as far as it was asked for
 	for p := range t.Children(t.Get(x, "parameter")) {
-		if t.Is(t.Get(p, "name"), "filter") {
+		value := string(t.Raw(t.Get(p, "valueInteger")))
+		switch t.Str(t.Get(p, "name")) {
+		case "filter":
 			v.incomplete = "it was made with a text filter"
+		case "limitedExpansion": // as terminology servers call it
+			if t.Bool(t.Get(p, "valueBoolean")) {
+				v.incomplete = "it says that it has not all codes"
+			}
+		case "offset":
+			if value != "" && value != "0" {
+				v.incomplete = pageOfExpansion
+			}
+		case "count":
+			if n, err := strconv.Atoi(value); err == nil {
+				limit = n
+			}
 		}
 	}
-	if raw := string(t.Raw(t.Get(x, "offset"))); raw != "" && raw != "0" {
-		v.incomplete = "it is a page of a larger one"
+	if raw := string(t.Raw(t.Get(x, "offset"))); raw != "" && raw != "0" || t.Get(x, "next") != 0 {
+		v.incomplete = pageOfExpansion
 	}
 	bySystem := map[string]*include{}
 	n := v.readContains(t, t.Get(x, "contains"), bySystem)
 	for _, s := range slices.Sorted(maps.Keys(bySystem)) {
 		v.expansion = append(v.expansion, *bySystem[s])
 	}
-	if total := string(t.Raw(t.Get(x, "total"))); total != "" && total != strconv.Itoa(n) {
+	switch total := string(t.Raw(t.Get(x, "total"))); {
+	case total != "" && total != strconv.Itoa(n):
 		v.incomplete = "it has other than its total of codes"
+	case total == "" && limit >= 0 && n >= limit:
+		v.incomplete = "it has as many codes as were asked for, and no total tells whether there are more"
 	}
 	v.expanded = v.incomplete == ""
 }
+
+const pageOfExpansion = "it is a page of a larger one"
 
 // readContains takes the entries of an expansion and those below them, and counts them. An
 // abstract entry stands for what is below it and is no code that can be used.
@@ -358,7 +378,39 @@ func (e *expander) part(name string, p include, active bool) (map[string]*codes,
 		}
 		out = both
 	}
+	if active && p.system == "" {
+		return out, e.leaveInactive(name, out)
+	}
 	return out, nil
+}
+
+// leaveInactive takes the codes that are no longer in use out of what other value sets gave.
+func (e *expander) leaveInactive(name string, systems map[string]*codes) error {
+	for _, system := range slices.Sorted(maps.Keys(systems)) {
+		e.uses[system] = true
+		s, err := e.terminology.system(system, "")
+		switch {
+		case err != nil:
+			return inValueSet(name, err)
+		case s == nil:
+			return inValueSet(name, unknownInactive(system))
+		}
+		if e.handled += len(s.concepts); e.handled > maxHandled {
+			return tooManyCodes()
+		}
+		inactive := &codes{exact: systems[system].exact, listed: map[string]struct{}{}}
+		for i := range s.concepts {
+			if c := &s.concepts[i]; c.inactive() {
+				inactive.listed[string(inactive.key(nil, []byte(c.code)))] = struct{}{}
+			}
+		}
+		systems[system] = systems[system].without(inactive)
+	}
+	return nil
+}
+
+func unknownInactive(system string) error {
+	return unsupported("compose.inactive is false, and which codes of %s are inactive is not known; store the CodeSystem, or a ValueSet with an expansion", shown(system))
 }
 
 // inValueSet says in which value set another one, or a system, was refused.
@@ -384,7 +436,7 @@ func (e *expander) system(p include, active bool) (map[string]*codes, error) {
 		return nil, unsupported("the filter %s %s needs a CodeSystem %s that is stored with content = complete; store it, or a ValueSet with an expansion",
 			shown(f.property), shown(f.op), shown(canonical(p.system, p.version)))
 	case s == nil && active:
-		return nil, unsupported("compose.inactive is false, and which codes of %s are inactive is not known; store the CodeSystem, or a ValueSet with an expansion", shown(p.system))
+		return nil, unknownInactive(p.system)
 	case len(p.codes)+len(p.filters) == 0 && (s == nil || !active && len(s.concepts) > maxCodes):
 		// The system is taken in whole: whatever code names it is one of its codes. So it is where
 		// the codes are known and too many to be listed.

@@ -66,7 +66,7 @@ func (b *builder) evaluated(s paths.Start, expr string, targets []string, elemen
 func elementError(err error, element string) error {
 	e := fhir.AsError(err)
 	if e == nil {
-		return err
+		return refuseElement(fhir.IssueValue, element, "%v", err)
 	}
 	out := &fhir.Error{}
 	for _, i := range e.Issues {
@@ -79,52 +79,32 @@ func elementError(err error, element string) error {
 // branches takes out of a union the branches that are about other resource types: a strict
 // compiler refuses them, and SearchParameters of several types are written so.
 func (b *builder) branches(node *model.Type, expr, element string) (string, error) {
+	n, err := fhirpath.Parse(expr)
+	switch {
+	case err != nil:
+		return "", elementError(err, element)
+	case takesClock(n):
+		return "", refuseElement(fhir.IssueNotSupported, element, "now(), today() and timeOfDay() are not supported in a search parameter: every node must decide the same at any time")
+	}
+	all := union(nil, n)
 	var mine []string
-	for _, branch := range splitUnion(expr) {
-		n, err := fhirpath.Parse(branch)
-		if err != nil { // positions must be those of the whole
-			_, err = fhirpath.Parse(expr)
-			if err == nil {
-				return expr, nil
-			}
-			return "", elementError(err, element)
+	for _, x := range all {
+		if t := b.model.Type(head(x)); t == nil || t.Kind != model.Resource || paths.Is(b.model, node, t.Name) {
+			mine = append(mine, "("+expr[x.Start-1:x.End-1]+")")
 		}
-		if takesClock(n) {
-			return "", refuseElement(fhir.IssueNotSupported, element, "now(), today() and timeOfDay() are not supported in a search parameter: every node must decide the same at any time")
-		}
-		if t := b.model.Type(head(n)); t != nil && t.Kind == model.Resource && !paths.Is(b.model, node, t.Name) {
-			continue
-		}
-		mine = append(mine, branch)
+	}
+	if len(mine) == len(all) { // so that positions in messages are those of the whole
+		return expr, nil
 	}
 	return strings.Join(mine, " | "), nil
 }
 
-// splitUnion divides an expression at the | that stand outside parentheses and quotes.
-func splitUnion(expr string) []string {
-	var out []string
-	depth, from := 0, 0
-	quote := byte(0)
-	for i := 0; i < len(expr); i++ {
-		switch c := expr[i]; {
-		case quote != 0:
-			if c == '\\' {
-				i++
-			} else if c == quote {
-				quote = 0
-			}
-		case c == '\'' || c == '`' || c == '"':
-			quote = c
-		case c == '(' || c == '[' || c == '{':
-			depth++
-		case c == ')' || c == ']' || c == '}':
-			depth--
-		case c == '|' && depth == 0:
-			out = append(out, strings.TrimSpace(expr[from:i]))
-			from = i + 1
-		}
+// union lists the branches of a | b | c.
+func union(all []*fhirpath.Node, n *fhirpath.Node) []*fhirpath.Node {
+	if n.Kind != fhirpath.KindBinary || n.Name != "|" {
+		return append(all, n)
 	}
-	return append(out, strings.TrimSpace(expr[from:]))
+	return union(union(all, n.Args[0]), n.Args[1])
 }
 
 // head is the name that a path begins with; empty if there is none.
@@ -311,8 +291,10 @@ func (r *Resource) addComputedAmount(v fhirpath.Value, text []byte) {
 			return
 		}
 		if d, ok := parseDecimal(t.Raw(t.Find(t.Root(), nameValue))); ok {
-			r.amounts = append(r.amounts, amount{lo: d, hi: d, raw: text, system: t.Text(t.Find(t.Root(), nameSystem)),
-				code: t.Text(t.Find(t.Root(), nameCode)), unit: t.Text(t.Find(t.Root(), nameUnit))})
+			a := amount{lo: d, hi: d, raw: text, system: t.Text(t.Find(t.Root(), nameSystem)),
+				code: t.Text(t.Find(t.Root(), nameCode)), unit: t.Text(t.Find(t.Root(), nameUnit))}
+			a.measure = r.measure(a.system, a.code)
+			r.amounts = append(r.amounts, a)
 		}
 		return
 	}

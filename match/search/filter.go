@@ -502,6 +502,9 @@ func (p *filterParser) compare(path, op, value string, at, opAt, valueAt int) (*
 		return nil, "", p.located(at, err)
 	}
 	k := c.param.kind
+	if c.view = c.param.view; c.view != viewElement && op != "pr" {
+		return nil, "", p.located(at, unsupported("%s is a search for words and takes only pr in a filter; write it as a parameter of its own", path))
+	}
 	if !slices.Contains(filterKinds[k], op) {
 		takes := "none; it cannot stand in a filter"
 		if filterKinds[k] != nil {
@@ -543,6 +546,9 @@ func (p *filterParser) chain(path, op, value string) (*comparison, error) {
 		return nil, err
 	}
 	x := &chain{param: reference}
+	if len(targets) > 1 {
+		x.rest = rest
+	}
 	for _, t := range targets {
 		if len(targets) > 1 && !t.knows(rest) {
 			continue
@@ -615,6 +621,7 @@ func ordinary(k kind, op, value string) (modifier, text string) {
 		if k == kindString {
 			return "contains", text
 		}
+		return "", "eq" + text // so that a prefix within the value is refused
 	case "gt", "lt", "ge", "le", "ap", "sa", "eb":
 		if k != kindString {
 			return "", op + text

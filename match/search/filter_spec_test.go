@@ -158,6 +158,9 @@ func TestFiltersThatAreNotUnderstoodAreRefused(t *testing.T) {
 		{`active eq maybe`, fhir.IssueValue, "true or false"},
 		{`active pr maybe`, fhir.IssueValue, "true or false"},
 		{`_filter eq x`, fhir.IssueNotSupported, "no name within a filter"},
+		{`_text eq "x"`, fhir.IssueNotSupported, "position 1 of the filter: _text is a search for words"},
+		{`_content co "x"`, fhir.IssueNotSupported, "position 1 of the filter: _content is a search for words"},
+		{`birthdate co gt2014`, fhir.IssueValue, "must be a date"},
 		{strings.Repeat("(", 17) + "active eq true" + strings.Repeat(")", 17), fhir.IssueValue, "nested deeper than 16"},
 		{strings.Repeat("active eq true or ", 64) + "active eq true", fhir.IssueTooLong, "more than 64 comparisons"},
 	} {
@@ -169,6 +172,20 @@ func TestFiltersThatAreNotUnderstoodAreRefused(t *testing.T) {
 	}
 	if _, err := local().Compile("Patient?_filter:not=" + url.QueryEscape("active eq true")); err == nil || !strings.Contains(err.Error(), "no modifier") {
 		t.Error(err)
+	}
+}
+
+// How one parameter was read once was how the filter behind it read its own, which then crashed.
+func TestAFilterIsWhatItIsWhateverStandsBeforeIt(t *testing.T) {
+	d := local()
+	r := resource(t, d, `{"resourceType":"Patient"`+filterPatient+`,"text":{"div":"<div>seen</div>"}}`)
+	filter := "&_filter=" + url.QueryEscape(`name eq "peterson" and gender eq male and _text pr true`)
+	for _, before := range []string{"name:text=peter", "_text=seen", "_content=peter", "gender:code-text=m", "birthdate=2014", "name:missing=false"} {
+		c := compiled(t, d, "Patient?"+before+filter)
+		if !c.Match(r) {
+			t.Errorf("%s: %+v", before, c.Explain(r))
+		}
+		agrees(t, c, r)
 	}
 }
 

@@ -409,6 +409,7 @@ func (c *compiler) valueSet(e *expander, raw string) (*codeSet, string, error) {
 	}
 	for _, b := range c.definitions.bases {
 		if rest, ok := strings.CutPrefix(s, b+"ValueSet/"); ok && fhir.ID(rest).Valid() && c.definitions.terminology.find("ValueSet", s, "") == nil {
+			e.uses[s] = true // one that is stored with this URL would count instead
 			s = "ValueSet/" + rest
 		}
 	}

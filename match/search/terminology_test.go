@@ -66,6 +66,7 @@ func TestValueSetsAreExpanded(t *testing.T) {
 		{"listed codes", `{"include":[{` + s + `,"concept":[{"code":"cat"},{"code":"unicorn"}]}]}`, "cat unicorn"},
 		{"a whole system that is stored", `{"include":[{` + s + `}]}`, "animal mammal cat whale bird owl bat stone pebble"},
 		{"without inactive codes", `{"inactive":false,"include":[{` + s + `}]}`, "animal mammal cat bird owl bat pebble"},
+		{"another value set without inactive codes", `{"inactive":false,"include":[{"valueSet":["http://v.example/mammals"]}]}`, "mammal cat bat"},
 		{"listed codes without inactive ones", `{"inactive":false,"include":[{` + s + `,"concept":[{"code":"cat"},{"code":"whale"}]}]}`, "cat"},
 		{"is-a", filter("concept", "is-a", "mammal"), "mammal cat whale bat"},
 		{"is-a by a property child", filter("concept", "is-a", "bird"), "bird owl bat"},
@@ -176,6 +177,12 @@ func TestAnExpansionIsUsedIfItIsComplete(t *testing.T) {
 		{"fewer than its total", body(`"total":100,`, compose), "stone"},
 		{"filtered", body(`"parameter":[{"name":"filter","valueString":"c"}],`, compose), "stone"},
 		{"of the limited sort", body(`"extension":[{"url":"http://hl7.org/fhir/StructureDefinition/valueset-toocostly","valueBoolean":true}],`, compose), "stone"},
+		{"of the limited sort, as a parameter says", body(`"parameter":[{"name":"limitedExpansion","valueBoolean":true}],`, compose), "stone"},
+		{"a page of it, as a parameter says", body(`"parameter":[{"name":"offset","valueInteger":4}],`, compose), "stone"},
+		{"with a next page (R5)", body(`"next":"http://x?page=2",`, compose), "stone"},
+		{"cut at a number of codes", body(`"parameter":[{"name":"count","valueInteger":4}],`, compose), "stone"},
+		{"not reaching a number of codes", body(`"parameter":[{"name":"count","valueInteger":5}],`, compose), "cat owl"},
+		{"of just a number of codes, as the total says", body(`"total":4,"parameter":[{"name":"count","valueInteger":4},{"name":"offset","valueInteger":0}],`, compose), "cat owl"},
 		{"with another parameter", body(`"parameter":[{"name":"displayLanguage","valueCode":"de"}],"offset":0,`, compose), "cat owl"},
 	} {
 		d := local().WithTerminology(terms(t, animals, c.body))
@@ -209,6 +216,7 @@ func TestWhatCannotBeDecidedIsRefusedByName(t *testing.T) {
 		"meaning":    {filter("http://a.example/parts", "concept", "is-a", "cat"), `means "part-of"`},
 		"by":         {filter(a, "legs", "is-a", "4"), "only understood for the property concept"},
 		"inactive":   {`{"inactive":false,"include":[{"system":"http://nowhere"}]}`, "inactive"},
+		"unknown":    {`{"inactive":false,"include":[{"valueSet":["http://loinc.org/vs"]}]}`, `"http://loinc.org" are inactive is not known`},
 		"nested":     {`{"include":[{"valueSet":["http://nowhere/vs"]}]}`, `ValueSet "http://v.example/nested": ValueSet "http://nowhere/vs" is not stored`},
 		"self":       {`{"include":[{"valueSet":["http://v.example/self"]}]}`, "includes itself"},
 		"one":        {`{"include":[{"valueSet":["http://v.example/other"]}]}`, "includes itself"},
@@ -287,6 +295,11 @@ func TestACriteriaTellsWhatItWasMadeOf(t *testing.T) {
 		if again := compiled(t, R4().WithTerminology(x), "Observation?"+q); again.Identity() != c.Identity() {
 			t.Errorf("%s: another identity", q)
 		}
+	}
+	// By the server's own URL the one with this id is meant, unless another one is stored with this URL.
+	own := compiled(t, local().WithTerminology(x), "Observation?code:in="+base+"/ValueSet/mammals")
+	if got := strings.Join(own.Uses(), " "); got != "ValueSet/mammals http://a.example/animals "+base+"/ValueSet/mammals" {
+		t.Errorf("by the server's own URL: %s", got)
 	}
 	for key, want := range map[string]string{"CodeSystem/animals": "CodeSystem/animals http://a.example/animals http://a.example/vs/all-animals", "ValueSet/x": "ValueSet/x http://v.example/x", "ValueSet/nope": ""} {
 		typ, id, _ := strings.Cut(key, "/")

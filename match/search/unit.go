@@ -117,15 +117,20 @@ func (c *condition) hitAmounts(r *Resource, values []amount) bool {
 }
 
 // amountCost is what one comparison costs. A conversion counts as if the unit were read for the
-// first time: what a worker remembers must not decide whether the steps suffice. Numbers beyond
-// 64 bits are compared digit by digit.
+// first time: what a worker remembers must not decide whether the steps suffice.
 func amountCost(w *wantAmount, v *amount) int {
-	cost := 1
-	if v.lo.big != nil || v.hi.big != nil {
-		cost = 16
-	}
+	cost := 1 + max(w.exact.cost(), w.lo.cost(), w.hi.cost()) + max(v.lo.cost(), v.hi.cost())
 	if w.converts(v) {
 		cost += 256 + 32*len(v.code)
 	}
 	return cost
+}
+
+// cost is what it takes to compare with a number: one beyond 64 bits is compared digit by digit,
+// whichever side it is on.
+func (d decimal) cost() int {
+	if d.big == nil {
+		return 0
+	}
+	return 16 + int(d.big.NumDigits())/8
 }

@@ -367,6 +367,8 @@ func (r *Resource) readText(n json.Node, l leaf) {
 	switch l {
 	case leafString:
 		r.addText(r.tree.Text(n), false)
+	case leafIdentifier: // of extensions whose value may be one
+		r.addText(r.str(n, nameValue), false)
 	case leafFamily:
 		r.addFamily(r.tree.Text(n))
 	case leafHumanName:

@@ -5,209 +5,75 @@ import (
 	"strings"
 
 	"github.com/carillon-fhir/carillon/match/fhir/model"
+	"github.com/carillon-fhir/carillon/match/fhirpath"
 )
 
-type tokenKind uint8
+// follower follows a parsed expression: each part gives the states that it reaches.
+type follower struct{ start Start }
 
-const (
-	tokenEnd    tokenKind = iota
-	tokenName             // an identifier or keyword
-	tokenString           // 'text', without its quotes
-	tokenSign             // ( ) [ ] . | = , and whatever else is one character
-)
-
-type token struct {
-	kind tokenKind
-	text string
-}
-
-// maxTokens bounds what is read as a path: the longest official expression has about 700.
-const maxTokens = 4096
-
-// parser reads an expression and follows it at once: each part gives the states that it reaches.
-type parser struct {
-	start  Start
-	tokens []token
-	at     int
-	depth  int
-}
-
-// scan divides the expression into tokens. What it does not know becomes a sign of its own and
-// is met by nobody.
-func (p *parser) scan(s string) error {
-	for i := 0; i < len(s); {
-		c := s[i]
-		switch {
-		case c == ' ' || c == '\t' || c == '\n' || c == '\r':
-			i++
-			continue
-		case letter(c) || c == '%':
-			n := i + 1
-			for n < len(s) && (letter(s[n]) || '0' <= s[n] && s[n] <= '9') {
-				n++
-			}
-			p.tokens = append(p.tokens, token{tokenName, s[i:n]})
-			i = n
-		case '0' <= c && c <= '9':
-			n := i + 1
-			for n < len(s) && '0' <= s[n] && s[n] <= '9' {
-				n++
-			}
-			p.tokens = append(p.tokens, token{tokenSign, s[i:n]})
-			i = n
-		case c == '\'':
-			n := strings.IndexByte(s[i+1:], '\'')
-			if n < 0 {
-				return fmt.Errorf("a text begins at position %d and has no end", i+1)
-			}
-			text := s[i+1 : i+1+n]
-			if strings.Contains(text, `\`) {
-				return notAPath("an escape")
-			}
-			p.tokens = append(p.tokens, token{tokenString, text})
-			i += n + 2
-		default:
-			p.tokens = append(p.tokens, token{tokenSign, s[i : i+1]})
-			i++
-		}
-		if len(p.tokens) > maxTokens {
-			return notAPath("an expression of this length")
-		}
+// follow gives what a part reaches. It is not mine if it is about another type; then nothing is
+// followed, but what is no path is still told from what is one.
+func (p follower) follow(n *fhirpath.Node) (set []state, mine bool, err error) {
+	switch {
+	case n.Kind == fhirpath.KindBinary && n.Name == "|":
+		return p.union(n)
+	case n.Kind == fhirpath.KindVariable && n.Name == "resource":
+		return []state{{typ: p.start.Resource, root: true}}, true, nil
+	case n.Kind == fhirpath.KindMember && n.Input == nil:
+		return p.head(n.Name)
 	}
-	return nil
+	from := n.Input
+	if n.Kind == fhirpath.KindType && n.Name == "as" {
+		from = n.Args[0]
+	}
+	if from == nil {
+		return nil, false, notAPath(what(n))
+	}
+	if set, mine, err = p.follow(from); err != nil {
+		return nil, false, err
+	}
+	apply, err := p.step(n)
+	if err != nil || !mine {
+		return nil, mine, err
+	}
+	set, err = apply(set)
+	return set, true, err
 }
 
-func letter(c byte) bool { return c == '_' || 'a' <= c|0x20 && c|0x20 <= 'z' }
-
-func (p *parser) next() token {
-	if p.at < len(p.tokens) {
-		return p.tokens[p.at]
+// what names a part for a message.
+func what(n *fhirpath.Node) string {
+	switch n.Kind {
+	case fhirpath.KindCall:
+		return n.Name + "()"
+	case fhirpath.KindIndex:
+		return "an index other than 0"
+	case fhirpath.KindLiteral, fhirpath.KindEmpty:
+		return "a constant"
+	case fhirpath.KindVariable:
+		return "%" + n.Name
 	}
-	return token{}
+	return fmt.Sprintf("%q", n.Name)
 }
 
-// sign takes a sign if it is next.
-func (p *parser) sign(s string) bool {
-	if t := p.next(); t.kind == tokenSign && t.text == s {
-		p.at++
-		return true
-	}
-	return false
-}
-
-// keyword takes a name if it is next.
-func (p *parser) keyword(s string) bool {
-	if t := p.next(); t.kind == tokenName && t.text == s {
-		p.at++
-		return true
-	}
-	return false
-}
-
-func (p *parser) name() (string, bool) {
-	if t := p.next(); t.kind == tokenName {
-		p.at++
-		return t.text, true
-	}
-	return "", false
-}
-
-func (p *parser) text() (string, bool) {
-	if t := p.next(); t.kind == tokenString {
-		p.at++
-		return t.text, true
-	}
-	return "", false
-}
-
-// want takes a sign that must be next in what is still a path.
-func (p *parser) want(s string) error {
-	if p.sign(s) {
-		return nil
-	}
-	return notAPath(fmt.Sprintf("%q", p.next().text))
-}
-
-const maxDepth = 32
-
-// union reads a | b | c.
-func (p *parser) union() ([]state, error) {
-	if p.depth++; p.depth > maxDepth {
-		return nil, notAPath("an expression nested as deep as this")
-	}
-	defer func() { p.depth-- }()
+// union follows a | b.
+func (p follower) union(n *fhirpath.Node) ([]state, bool, error) {
 	var all []state
-	for {
-		set, err := p.branch()
+	for _, branch := range n.Args {
+		set, _, err := p.follow(branch)
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		all = append(all, set...)
-		if !p.sign("|") {
-			return all, nil
-		}
 	}
+	return all, len(all) > 0, nil
 }
 
-// branch reads a path and what may stand behind it: as T.
-func (p *parser) branch() ([]state, error) {
-	set, err := p.path()
-	for err == nil && p.keyword("as") {
-		name, ok := p.name()
-		if !ok {
-			return nil, notAPath("as")
-		}
-		set, err = p.as(set, name)
-	}
-	return set, err
-}
-
-// path reads what an expression begins with, and the steps that follow.
-func (p *parser) path() ([]state, error) {
-	set, mine, err := p.head()
-	for err == nil {
-		switch {
-		case p.sign("."):
-			var name string
-			var ok bool
-			if name, ok = p.name(); !ok {
-				return nil, notAPath(fmt.Sprintf("%q", p.next().text))
-			}
-			set, err = p.step(set, name, mine)
-		case p.sign("["):
-			if !p.sign("0") {
-				return nil, notAPath("an index other than 0")
-			}
-			if err = p.want("]"); err == nil {
-				set, err = each(set, state.firstItem)
-			}
-		default:
-			return set, nil
-		}
-	}
-	return nil, err
-}
-
-// head reads the beginning: a parenthesis, the name of a type, %resource or an element. It is
-// not mine if it is about another type; then the rest is read without being followed.
-func (p *parser) head() (set []state, mine bool, err error) {
-	if p.sign("(") {
-		set, err = p.union()
-		if err == nil {
-			err = p.want(")")
-		}
-		return set, len(set) > 0, err
-	}
-	name, ok := p.name()
-	if !ok {
-		return nil, false, notAPath(fmt.Sprintf("%q", p.next().text))
-	}
+// head follows what an expression begins with: the name of a type or an element.
+func (p follower) head(name string) (set []state, mine bool, err error) {
 	here := state{typ: p.start.Node}
 	switch t := p.start.Model.Type(name); {
-	case name == "%resource":
-		return []state{{typ: p.start.Resource, root: true}}, true, nil
-	case name[0] == '%':
-		return nil, false, notAPath(name)
+	case name == "":
+		return nil, false, notAPath("an empty name")
 	case name[0] >= 'A' && name[0] <= 'Z':
 		if t == nil {
 			return nil, false, fmt.Errorf("%s is not a type of FHIR %s", name, p.start.Model.Version())
@@ -216,131 +82,117 @@ func (p *parser) head() (set []state, mine bool, err error) {
 			return nil, false, nil
 		}
 		return []state{here}, true, nil
-	}
-	if p.start.Lenient && here.typ.Element(name) == nil && p.start.Node == p.start.Resource {
+	case p.start.Lenient && here.typ.Element(name) == nil && p.start.Node == p.start.Resource:
 		return nil, false, nil
 	}
-	set, err = p.step([]state{here}, name, true)
-	return set, true, err
+	x, err := here.step(name)
+	return []state{x}, true, err
 }
 
-// step reads the rest of a step whose name has been taken.
-func (p *parser) step(set []state, name string, mine bool) ([]state, error) {
-	if !p.sign("(") {
-		if !mine {
-			return nil, nil
+// step gives what a part does with what the part before it has reached.
+func (p follower) step(n *fhirpath.Node) (func([]state) ([]state, error), error) {
+	switch {
+	case n.Kind == fhirpath.KindMember:
+		return each(func(x state) (state, error) { return x.step(n.Name) }), nil
+	case n.Kind == fhirpath.KindIndex:
+		if l := n.Args[0].Literal; l == nil || l.Text != "0" {
+			return nil, notAPath(what(n))
 		}
-		return each(set, func(x state) (state, error) { return x.step(name) })
+		return each(state.firstItem), nil
+	case n.Kind == fhirpath.KindType && n.Name == "as":
+		return p.as(n.Type)
+	case n.Kind != fhirpath.KindCall:
+		return nil, notAPath(what(n))
 	}
-	var apply func(state) (state, error)
-	var err error
-	switch name {
-	case "as", "ofType":
-		typ, ok := p.name()
-		if !ok {
-			return nil, notAPath(name)
+	switch {
+	case len(n.Args) == 0 && n.Name == "first":
+		return first, nil
+	case len(n.Args) != 1:
+	case n.Name == "as" || n.Name == "ofType":
+		if name, ok := n.Args[0].TypeName(); ok {
+			return p.as(name)
 		}
-		if err := p.want(")"); err != nil || !mine {
-			return nil, err
-		}
-		return p.as(set, typ)
-	case "extension":
-		url, ok := p.text()
-		if !ok || !plain(url) {
-			return nil, notAPath("extension()")
-		}
-		apply = func(x state) (state, error) {
+	case n.Name == "extension":
+		url, ok := text(n.Args[0])
+		return each(func(x state) (state, error) {
 			y, err := x.step("extension")
 			if err != nil {
 				return state{}, err
 			}
 			return y.filter("url='" + url + "'")
-		}
-	case "where":
-		apply, err = p.where()
-	case "first":
-		return p.first(set)
-	default:
-		return nil, notAPath(name + "()")
+		}), unless(ok, n)
+	case n.Name == "where":
+		return p.where(n)
 	}
-	if err == nil {
-		err = p.want(")")
-	}
-	if err != nil || !mine {
-		return nil, err
-	}
-	return each(set, apply)
+	return nil, notAPath(what(n))
 }
 
-// first reads first(). Of a union, or of elements within elements that repeat, it is the first
-// of all that is reached, which only the whole of an expression can be.
-func (p *parser) first(set []state) ([]state, error) {
-	if err := p.want(")"); err != nil {
-		return nil, err
+// unless is the error of a part that is no path.
+func unless(ok bool, n *fhirpath.Node) error {
+	if ok {
+		return nil
 	}
+	return notAPath(what(n))
+}
+
+// text gives a constant that can stand in a path.
+func text(n *fhirpath.Node) (string, bool) {
+	if n.Kind != fhirpath.KindLiteral || n.Literal.Kind != fhirpath.LiteralString {
+		return "", false
+	}
+	return n.Literal.Text, plain(n.Literal.Text)
+}
+
+// first does first(). Of a union, or of elements within elements that repeat, it is the first
+// of all that is reached, which only the whole of an expression can be.
+func first(set []state) ([]state, error) {
 	if len(set) == 1 {
 		if x, err := set[0].firstItem(); err == nil {
 			return []state{x}, nil
 		}
 	}
-	return each(set, func(x state) (state, error) {
+	return each(func(x state) (state, error) {
 		x.first = true
 		return x, nil
-	})
+	})(set)
 }
 
-// where reads the condition of where( in one of the forms that a path can hold.
-func (p *parser) where() (func(state) (state, error), error) {
-	name, ok := p.name()
-	if !ok {
-		return nil, notAPath("where()")
-	}
+// where reads the condition of where() in one of the forms that a path can hold: resolve() is T,
+// element = 'text', hasExtension('url'), extension('url').exists().
+func (p follower) where(n *fhirpath.Node) (func([]state) ([]state, error), error) {
+	is := n.Args[0]
 	switch {
-	case name == "resolve" && p.sign("("):
-		if !p.sign(")") || !p.keyword("is") {
-			return nil, notAPath("where(resolve())")
-		}
-		typ, ok := p.name()
-		if !ok {
-			return nil, notAPath("where(resolve() is)")
-		}
-		return p.whereIs(typ), nil
-	case name == "hasExtension" && p.sign("("):
-		return p.whereExtension()
-	case name == "extension" && p.sign("("):
-		f, err := p.whereExtension()
-		if err == nil && !(p.sign(".") && p.keyword("exists") && p.sign("(") && p.sign(")")) {
-			err = notAPath("where(extension())")
-		}
-		return f, err
-	case p.sign("="):
-		value, ok := p.text()
-		if !ok || !plain(value) {
-			return nil, notAPath("where(" + name + " =)")
-		}
-		return func(x state) (state, error) { return x.whereEquals(name, value) }, nil
+	case is.Kind == fhirpath.KindType && is.Name == "is" && calls(is.Args[0], "resolve", 0):
+		return each(func(x state) (state, error) { return p.whereIs(x, is.Type) }), unless(!strings.Contains(is.Type, "."), n)
+	case is.Kind == fhirpath.KindBinary && is.Name == "=" && is.Args[0].Kind == fhirpath.KindMember && is.Args[0].Input == nil:
+		value, ok := text(is.Args[1])
+		return each(func(x state) (state, error) { return x.whereEquals(is.Args[0].Name, value) }), unless(ok, n)
+	case calls(is, "hasExtension", 1):
+		return whereExtension(n, is)
+	case is.Kind == fhirpath.KindCall && is.Name == "exists" && len(is.Args) == 0 && is.Input != nil && calls(is.Input, "extension", 1):
+		return whereExtension(n, is.Input)
 	}
-	return nil, notAPath("where(" + name + ")")
+	return nil, notAPath(what(n))
 }
 
-func (p *parser) whereIs(typ string) func(state) (state, error) {
-	return func(x state) (state, error) {
-		if t := p.start.Model.Type(typ); t == nil {
-			return state{}, fmt.Errorf("%s is not a type of FHIR %s", typ, p.start.Model.Version())
-		}
-		if x.typ == nil || x.typ.Name != "Reference" {
-			return state{}, notAPath("resolve() of what is no Reference")
-		}
-		return x.filter("is " + typ)
-	}
+// calls reports whether a node is a call of a function on what where() looks at.
+func calls(n *fhirpath.Node, name string, args int) bool {
+	return n.Kind == fhirpath.KindCall && n.Input == nil && n.Name == name && len(n.Args) == args
 }
 
-func (p *parser) whereExtension() (func(state) (state, error), error) {
-	url, ok := p.text()
-	if !ok || !plain(url) || !p.sign(")") {
-		return nil, notAPath("an extension's URL")
+func (p follower) whereIs(x state, typ string) (state, error) {
+	if p.start.Model.Type(typ) == nil {
+		return state{}, fmt.Errorf("%s is not a type of FHIR %s", typ, p.start.Model.Version())
 	}
-	return func(x state) (state, error) { return x.filter("extension='" + url + "'") }, nil
+	if x.typ == nil || x.typ.Name != "Reference" {
+		return state{}, notAPath("resolve() of what is no Reference")
+	}
+	return x.filter("is " + typ)
+}
+
+func whereExtension(n, call *fhirpath.Node) (func([]state) ([]state, error), error) {
+	url, ok := text(call.Args[0])
+	return each(func(x state) (state, error) { return x.filter("extension='" + url + "'") }), unless(ok, n)
 }
 
 // comparable types are equal to a text when their JSON is. Others (dates, numbers) have rules.
@@ -363,26 +215,35 @@ func (x state) whereEquals(name, value string) (state, error) {
 	return x.filter(name + "='" + value + "'")
 }
 
-func (p *parser) as(set []state, typ string) ([]state, error) {
-	var out []state
-	for _, x := range set {
-		more, err := x.as(p.start, typ)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, more...)
+// as does as and ofType, which mean the same here.
+func (p follower) as(typ string) (func([]state) ([]state, error), error) {
+	if strings.Contains(typ, ".") {
+		return nil, notAPath(typ)
 	}
-	return out, nil
+	return func(set []state) ([]state, error) {
+		var out []state
+		for _, x := range set {
+			more, err := x.as(p.start, typ)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, more...)
+		}
+		return out, nil
+	}, nil
 }
 
-func each(set []state, f func(state) (state, error)) ([]state, error) {
-	out := make([]state, 0, len(set))
-	for _, x := range set {
-		y, err := f(x)
-		if err != nil {
-			return nil, err
+// each does the same to every state.
+func each(f func(state) (state, error)) func([]state) ([]state, error) {
+	return func(set []state) ([]state, error) {
+		out := make([]state, 0, len(set))
+		for _, x := range set {
+			y, err := f(x)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, y)
 		}
-		out = append(out, y)
+		return out, nil
 	}
-	return out, nil
 }

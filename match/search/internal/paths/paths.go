@@ -28,6 +28,7 @@ import (
 	"strings"
 
 	"github.com/carillon-fhir/carillon/match/fhir/model"
+	"github.com/carillon-fhir/carillon/match/fhirpath"
 )
 
 // Start is where an expression begins and what it is read for.
@@ -72,7 +73,8 @@ func IsNotAPath(err error) bool {
 var truth = regexp.MustCompile(`^(\w+)\.(\w+)\.exists\(\) and (\w+)\.(\w+) != false$`)
 
 // Compile follows an expression. An error other than NotAPath names what is wrong with it: an
-// element or type that there is not, or one that the kind of parameter cannot read.
+// element or type that there is not, or one that the kind of parameter cannot read. It is that of
+// fhirpath.Parse where the expression is none.
 func Compile(s Start, expr string) (Result, error) {
 	if s.part = s.Node != nil; !s.part {
 		s.Node = s.Resource
@@ -80,16 +82,13 @@ func Compile(s Start, expr string) (Result, error) {
 	if m := truth.FindStringSubmatch(expr); m != nil && m[1] == m[3] && m[2] == m[4] && s.Kind == "token" {
 		return s.truth(m[1], m[2])
 	}
-	p := &parser{start: s}
-	if err := p.scan(expr); err != nil {
-		return Result{}, err
-	}
-	set, err := p.union()
+	n, err := fhirpath.Parse(expr)
 	if err != nil {
 		return Result{}, err
 	}
-	if p.next().kind != tokenEnd {
-		return Result{}, notAPath(fmt.Sprintf("%q", p.next().text))
+	set, _, err := follower{s}.follow(n)
+	if err != nil {
+		return Result{}, err
 	}
 	return s.finish(set)
 }
