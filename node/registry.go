@@ -30,7 +30,8 @@ import (
 //
 // A criteria is compiled with the definitions that stand at its Subscription's place in the log.
 // Where one that it uses changes later, it is compiled again and is in force in its new form from
-// there on; if that fails, the form that it had stays in force.
+// there on; if that fails, the form that it had stays in force, also for later versions that say
+// the same.
 //
 // It is derived state: at a start it is made from the store's versions, in the order of the log.
 type registry struct {
@@ -197,6 +198,17 @@ func (r *registry) compileAgain(s *subscription, at record.Sequence) {
 	}
 }
 
+// goOnAs lets a version whose criteria cannot be compiled go on with that of the version before
+// it, if it says the same. The server writes such versions: one in error, when a definition that
+// the criteria uses was deleted before, must not stop hearing because of its status.
+func (s *subscription) goOnAs(old *subscription) {
+	if s.criteria != nil || old == nil || old.criteria == nil || old.birth != s.birth || old.Criteria != s.Criteria || old.Path != s.Path {
+		return
+	}
+	s.stale = cmp.Or(old.stale, unusable(s.version, s.problem))
+	s.problem, s.criteria, s.path = "", old.criteria, old.path
+}
+
 // entry is what the index is to hold of a Subscription that hears something, and notes what it
 // uses. Called before others see the Subscription.
 func (r *registry) entry(s *subscription, from record.Sequence) index.Entry {
@@ -237,6 +249,7 @@ func (r *registry) apply(c record.Change) *subscription {
 	delete(r.uncompiled, now.id)
 	if now.hears() {
 		r.compile(now)
+		now.goOnAs(old)
 	}
 	if old != nil {
 		r.forget(old)
