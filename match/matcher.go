@@ -136,7 +136,7 @@ func (m *matcher) body(ctx context.Context, c *record.Change) ([]byte, error) {
 	case c.Interaction != fhir.Delete:
 		return c.Body, nil
 	case c.Previous == 0:
-		return fmt.Appendf(nil, `{"resourceType":%q,"id":%q}`, c.Key.Type, c.Key.ID), nil
+		return Unseen(c.Key), nil
 	}
 	body, err := m.r.Bodies.Body(ctx, c.Previous)
 	if err != nil {
@@ -145,18 +145,28 @@ func (m *matcher) body(ctx context.Context, c *record.Change) ([]byte, error) {
 	return body, nil
 }
 
+// Unseen is the state by which the delete of a resource is matched that was never seen.
+func Unseen(key fhir.Key) []byte {
+	return fmt.Appendf(nil, `{"resourceType":%q,"id":%q}`, key.Type, key.ID)
+}
+
+// EnvelopeOf is what criteria are told of a change beside the state that they are asked about.
+// The log's time is the version's lastUpdated, but for a change feed that brings its own.
+func EnvelopeOf(e *record.Event, state *json.Tree) search.Envelope {
+	updated := e.Time
+	if e.Feed && state.Get(state.Get(state.Root(), "meta"), "lastUpdated") != 0 {
+		updated = time.Time{}
+	}
+	return search.Envelope{ID: string(e.Key.ID), LastUpdated: updated}
+}
+
 // parse makes the body the matcher's resource. Its size was the gate's business when it was
 // accepted; a limit that was changed since must not make it unreadable.
 func (m *matcher) parse(c *record.Change, body []byte) error {
 	if err := m.tree.Parse(body, json.Limits{Bytes: max(1, len(body))}); err != nil {
 		return err
 	}
-	// The log's time is the version's lastUpdated, but for a change feed that brings its own.
-	updated := c.Time
-	if c.Feed && m.tree.Get(m.tree.Get(m.tree.Root(), "meta"), "lastUpdated") != 0 {
-		updated = time.Time{}
-	}
-	m.envelope = search.Envelope{ID: string(c.Key.ID), LastUpdated: updated}
+	m.envelope = EnvelopeOf(&c.Event, m.tree)
 	m.reset()
 	return nil
 }
