@@ -113,6 +113,12 @@ func TestACriteriaFollowsTheValueSetThatItUses(t *testing.T) {
 	if reason := r.reason("s"); !strings.Contains(reason, "http://example.org/vs") || !strings.Contains(reason, "as before") {
 		t.Errorf("without the ValueSet the status says %q", reason)
 	}
+	// Another definition has nothing to do with it, and is not blamed.
+	deleted := r.reason("s")
+	r.write("ValueSet/other", strings.NewReplacer(`"id":"vs"`, `"id":"other"`, "org/vs", "org/other").Replace(valueSet("b")))
+	if reason := r.reason("s"); reason != deleted {
+		t.Errorf("with another ValueSet the status says %q, before it %q", reason, deleted)
+	}
 	var x map[string]any
 	r.do(200, "GET", "/fhir/Subscription/s/$explain?resource=Observation/4", "", &x)
 	if text := fmt.Sprint(x); !strings.Contains(text, "as before") || !strings.Contains(text, "matches") {

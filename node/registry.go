@@ -78,6 +78,7 @@ type subscription struct {
 	path     *fhirpath.Expression // that must be true as well; nil if there is none
 	uses     []string             // names of the definitions that criteria depends on
 	stale    string               // why criteria is of older definitions than those that stand; empty if it is not
+	failure  string               // why the last compilation failed; empty if it did not
 }
 
 // pausedSet holds the Subscriptions that an operator has paused, with the birth that was meant.
@@ -146,7 +147,9 @@ func (r *registry) define(c record.Change) (changed []*subscription) {
 	}()
 	for _, s := range r.concerned(r.defs.apply(c)) {
 		next := *s
-		r.compileAgain(&next, c.Sequence)
+		if !r.compileAgain(&next, c.Sequence) {
+			continue
+		}
 		r.mu.Lock()
 		r.byID[next.id] = &next
 		r.mu.Unlock()
@@ -184,18 +187,20 @@ func (r *registry) concerned(names []string) (list []*subscription) {
 }
 
 // compileAgain compiles the criteria of a Subscription with the definitions as they were changed
-// at a place of the log.
-func (r *registry) compileAgain(s *subscription, at record.Sequence) {
+// at a place of the log. It reports whether anything is other than before: what could not be
+// compiled is tried at each change of a definition, most of which have nothing to do with it.
+func (r *registry) compileAgain(s *subscription, at record.Sequence) (changed bool) {
 	was := *s
 	s.problem, s.stale, s.criteria = "", "", nil
 	if r.compile(s); s.criteria != nil {
 		r.forget(&was)
 		r.index.Put(r.entry(s, at))
-		return
+		return true
 	}
 	if was.criteria != nil {
 		s.stale, s.problem, s.criteria = unusable(at, s.problem), "", was.criteria
 	}
+	return s.failure != was.failure
 }
 
 // goOnAs lets a version whose criteria cannot be compiled go on with that of the version before
@@ -317,16 +322,21 @@ func (r *registry) compile(s *subscription) {
 	defer func() {
 		if p := recover(); p != nil {
 			s.problem, s.criteria = "its criteria cannot be evaluated", nil
+			s.failure = s.problem
 			r.log.Error("compiling stored criteria panicked", "subscription", s.id, "sequence", s.version, "panic", fmt.Sprintf("%T", p))
 		}
 	}()
 	criteria, path, err := r.compiled(&s.Subscription)
 	if err != nil {
 		s.problem = err.Error()
-		r.log.Error("stored criteria cannot be evaluated", "subscription", s.id, "sequence", s.version, "err", err)
+		if s.failure != s.problem { // said once, not at each change of any definition
+			r.log.Error("stored criteria cannot be evaluated", "subscription", s.id, "sequence", s.version, "err", err)
+		}
+		s.failure = s.problem
 		return
 	}
 	delete(r.uncompiled, s.id)
+	s.failure = ""
 	s.criteria, s.path = criteria, r.paths.shared(path, contextOf(criteria))
 }
 
