@@ -33,6 +33,7 @@ type matcher struct {
 
 	// State of the evaluation under way.
 	began  time.Time
+	beside time.Duration // of the time since, on criteria that ask for other resources
 	asked  int
 	seen   uint64                     // work that was done when the clock was last read
 	over   bool                       // the budget is used up
@@ -270,7 +271,7 @@ func (m *matcher) ask(c *record.Change, verify index.Verify) (hits []index.Hit, 
 			m.reset()
 		}
 	}()
-	m.began, m.asked, m.seen, m.over = time.Now(), 0, m.resource.Work(), false
+	m.began, m.beside, m.asked, m.seen, m.over = time.Now(), 0, 0, m.resource.Work(), false
 	m.hits = m.r.Index.Match(c.Sequence, c.Time, c.Interaction, m.resource, verify, m.hits[:0])
 	return m.hits, nil
 }
@@ -281,27 +282,37 @@ var errBudget = errors.New("the evaluation exceeded its time")
 
 // check asks a criteria, while the budget lasts.
 func (m *matcher) check(c *search.Criteria, r *search.Resource) bool {
-	if m.late() {
+	if m.late(c) {
 		panic(errBudget)
 	}
 	return m.decide(c, r)
 }
 
-// late reports whether the budget is used up. Reading the clock costs as much as an ordinary
-// criteria, so it is read at some of them only, and whenever much was done since the last time.
-func (m *matcher) late() bool {
+// late reports whether the budget for a criteria is used up. Criteria that ask for other resources
+// wait for disks and networks, and have a budget of their own: they must not take the event from
+// those that need nothing but the event.
+//
+// Reading the clock costs as much as an ordinary criteria, so it is read at some of them only, and
+// whenever much was done since the last time.
+func (m *matcher) late(c *search.Criteria) bool {
 	const often, much = 16, 1 << 16
+	if c.NeedsRepository() {
+		return m.beside > m.budget()
+	}
 	work := m.resource.Work()
 	if m.asked++; m.over || m.asked%often != 0 && work-m.seen < much {
 		return m.over
 	}
 	m.seen = work
-	m.over = time.Since(m.began) > m.budget()
+	m.over = time.Since(m.began)-m.beside > m.budget()
 	return m.over
 }
 
 // decide asks a criteria and notes if it cannot be decided.
 func (m *matcher) decide(c *search.Criteria, r *search.Resource) bool {
+	if c.NeedsRepository() {
+		defer func(began time.Time) { m.beside += time.Since(began) }(time.Now())
+	}
 	met, err := c.Decide(r)
 	if err != nil {
 		m.failed[c] = err
@@ -318,7 +329,7 @@ func (m *matcher) checkAlone(c *search.Criteria, r *search.Resource) (met bool) 
 			m.reset()
 		}
 	}()
-	if m.late() {
+	if m.late(c) {
 		m.failed[c] = m.fault(errBudget)
 		return false
 	}
