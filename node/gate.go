@@ -268,7 +268,7 @@ func (g *gate) bodies(ctx context.Context, w api.Write) ([][]byte, []fhir.Issue,
 	}
 	switch w.Key.Type {
 	case "SearchParameter":
-		return [][]byte{w.Body}, nil, g.subs.defs.check(w.Key, w.Body)
+		return [][]byte{w.Body}, nil, g.checkParameter(ctx, w)
 	case "Subscription":
 	default:
 		return [][]byte{w.Body}, nil, nil
@@ -301,6 +301,18 @@ func (g *gate) validate(ctx context.Context, body []byte) (*fhir.Subscription, [
 		return nil, nil, refusal(behind)
 	}
 	return g.subs.validate(body)
+}
+
+// checkParameter checks a SearchParameter as validate does a Subscription: a composite may be made
+// of ones that are a moment old.
+func (g *gate) checkParameter(ctx context.Context, w api.Write) error {
+	if g.subs.defs.check(w.Key, w.Body) == nil {
+		return nil
+	}
+	if err := g.upToDate(ctx); err != nil {
+		return refusal(err)
+	}
+	return g.subs.defs.check(w.Key, w.Body)
 }
 
 // owner is who a Subscription belongs to. An update by somebody else who may (an operator)
