@@ -341,9 +341,8 @@ func unanswered(err error) error {
 	return err
 }
 
-// parsed reads a body whose size was judged when it came.
 func parsed(body []byte) (*json.Tree, error) {
-	t, err := json.Parse(body, json.Limits{Bytes: max(1, len(body))})
+	t, err := json.Parse(body, sizeOf(body))
 	if err != nil {
 		return nil, fhir.Refuse(fhir.IssueStructure, "", err.Error())
 	}

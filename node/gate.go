@@ -595,12 +595,16 @@ func shown(e record.Event) ([]byte, error) {
 	})
 }
 
+// sizeOf lets a body of any size be read that is in the log: how large it may be was judged when it
+// came, and limits.resource_size may be more than what readers take by default, or less by now.
+func sizeOf(body []byte) json.Limits { return json.Limits{Bytes: max(1, len(body))} }
+
 // hashBody reads the content hash, the identifiers and the references of a resource, as the store
 // keeps them.
 func hashBody(body []byte) (store.Content, error) {
 	t := json.Borrow()
 	defer t.Release()
-	if err := t.Parse(body, json.Limits{}); err != nil {
+	if err := t.Parse(body, sizeOf(body)); err != nil {
 		return store.Content{}, err
 	}
 	return store.Content{Sum: json.ContentHash(t), Identifiers: identifiers(t), References: references(t)}, nil
@@ -610,7 +614,7 @@ func hashBody(body []byte) (store.Content, error) {
 func contentHash(body []byte) ([16]byte, error) {
 	t := json.Borrow()
 	defer t.Release()
-	if err := t.Parse(body, json.Limits{}); err != nil {
+	if err := t.Parse(body, sizeOf(body)); err != nil {
 		return [16]byte{}, err
 	}
 	return json.ContentHash(t), nil
