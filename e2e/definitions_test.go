@@ -19,12 +19,18 @@ func TestADefinitionThatOneNodeTookCountsAtEveryNode(t *testing.T) {
 		return fmt.Sprintf(`{"resourceType":"SearchParameter","id":"p%d","url":"http://example.org/p%d","name":"p%d","status":"active",`+
 			`"description":"x","code":"x-%d","base":["Patient"],"type":"string","expression":"Patient.extension('http://example.org/x%d').value"}`, i, i, i, i, i)
 	}
+	composite := func(i int) string {
+		part := fmt.Sprintf(`{"definition":"http://example.org/p%d","expression":"value"}`, i)
+		return fmt.Sprintf(`{"resourceType":"SearchParameter","id":"c%d","url":"http://example.org/c%d","name":"c%d","status":"active","description":"x",`+
+			`"code":"c-%d","base":["Patient"],"type":"composite","expression":"Patient.extension('http://example.org/x%d')","component":[%s,%s]}`, i, i, i, i, i, part, part)
+	}
 	marked := func(id string, i int) string {
 		return fmt.Sprintf(`{"resourceType":"Patient","id":%q,"extension":[{"url":"http://example.org/x%d","valueString":"yes"}]}`, id, i)
 	}
 	const n = 12
 	for i := range n {
 		c.Nodes[i%3].MustDo(201, "PUT", "/fhir/SearchParameter/p"+strconv.Itoa(i), parameter(i))
+		c.Nodes[(i+1)%3].MustDo(201, "PUT", "/fhir/SearchParameter/c"+strconv.Itoa(i), composite(i))
 		id := fmt.Sprintf("s%d", i)
 		c.Nodes[(i+1)%3].MustDo(201, "PUT", "/fhir/Subscription/"+id, subscription(id, fmt.Sprintf("Patient?x-%d=yes", i), e.URL+"/"+id))
 		c.Nodes[(i+2)%3].MustDo(201, "PUT", "/fhir/Patient/a"+strconv.Itoa(i), marked("a"+strconv.Itoa(i), i))

@@ -2,6 +2,7 @@ package match
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -39,7 +40,7 @@ type Explanation struct {
 // Explain evaluates one Subscription with the code that the matcher runs. The version asked is
 // the one in force at the event, and where none was, the newest that there is: its conditions
 // then say so. A Subscription that the index does not hold is refused with an *fhir.Error; any
-// other error says that a state could not be read now.
+// other error says that a state, or another resource, could not be read now.
 func Explain(ctx context.Context, x *index.Index, q Question) (Explanation, error) {
 	versions := x.Versions(q.Subscription)
 	if len(versions) == 0 {
@@ -68,9 +69,14 @@ func Explain(ctx context.Context, x *index.Index, q Question) (Explanation, erro
 }
 
 // ExplainCriteria explains criteria by themselves, such as those of a Subscription that is not
-// stored. path may be nil. Its error says that a state could not be read now.
+// stored. path may be nil. Its error says that a state could not be read now, or that another
+// resource could not be had on which the answer depends: that is no "does not match".
 func ExplainCriteria(ctx context.Context, criteria *search.Criteria, path *fhirpath.Expression, q Question) (Explanation, error) {
-	out := Explanation{Criteria: criteria.String(), Matches: criteria.Match(q.Resource), Conditions: criteria.Explain(q.Resource)}
+	met, err := criteria.Decide(q.Resource)
+	if passing := (*search.Unavailable)(nil); errors.As(err, &passing) || errors.Is(err, search.ErrUnanswered) {
+		return Explanation{}, err
+	}
+	out := Explanation{Criteria: criteria.String(), Matches: met, Conditions: criteria.Explain(q.Resource)}
 	if path == nil {
 		return out, nil
 	}

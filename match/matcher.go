@@ -33,6 +33,7 @@ type matcher struct {
 
 	// State of the evaluation under way.
 	began  time.Time
+	beside time.Duration // of the time since, on criteria that ask for other resources
 	asked  int
 	seen   uint64                     // work that was done when the clock was last read
 	over   bool                       // the budget is used up
@@ -136,7 +137,7 @@ func (m *matcher) body(ctx context.Context, c *record.Change) ([]byte, error) {
 	case c.Interaction != fhir.Delete:
 		return c.Body, nil
 	case c.Previous == 0:
-		return fmt.Appendf(nil, `{"resourceType":%q,"id":%q}`, c.Key.Type, c.Key.ID), nil
+		return Unseen(c.Key), nil
 	}
 	body, err := m.r.Bodies.Body(ctx, c.Previous)
 	if err != nil {
@@ -145,18 +146,28 @@ func (m *matcher) body(ctx context.Context, c *record.Change) ([]byte, error) {
 	return body, nil
 }
 
+// Unseen is the state by which the delete of a resource is matched that was never seen.
+func Unseen(key fhir.Key) []byte {
+	return fmt.Appendf(nil, `{"resourceType":%q,"id":%q}`, key.Type, key.ID)
+}
+
+// EnvelopeOf is what criteria are told of a change beside the state that they are asked about.
+// The log's time is the version's lastUpdated, but for a change feed that brings its own.
+func EnvelopeOf(e *record.Event, state *json.Tree) search.Envelope {
+	updated := e.Time
+	if e.Feed && state.Get(state.Get(state.Root(), "meta"), "lastUpdated") != 0 {
+		updated = time.Time{}
+	}
+	return search.Envelope{ID: string(e.Key.ID), LastUpdated: updated}
+}
+
 // parse makes the body the matcher's resource. Its size was the gate's business when it was
 // accepted; a limit that was changed since must not make it unreadable.
 func (m *matcher) parse(c *record.Change, body []byte) error {
 	if err := m.tree.Parse(body, json.Limits{Bytes: max(1, len(body))}); err != nil {
 		return err
 	}
-	// The log's time is the version's lastUpdated, but for a change feed that brings its own.
-	updated := c.Time
-	if c.Feed && m.tree.Get(m.tree.Get(m.tree.Root(), "meta"), "lastUpdated") != 0 {
-		updated = time.Time{}
-	}
-	m.envelope = search.Envelope{ID: string(c.Key.ID), LastUpdated: updated}
+	m.envelope = EnvelopeOf(&c.Event, m.tree)
 	m.reset()
 	return nil
 }
@@ -260,7 +271,7 @@ func (m *matcher) ask(c *record.Change, verify index.Verify) (hits []index.Hit, 
 			m.reset()
 		}
 	}()
-	m.began, m.asked, m.seen, m.over = time.Now(), 0, m.resource.Work(), false
+	m.began, m.beside, m.asked, m.seen, m.over = time.Now(), 0, 0, m.resource.Work(), false
 	m.hits = m.r.Index.Match(c.Sequence, c.Time, c.Interaction, m.resource, verify, m.hits[:0])
 	return m.hits, nil
 }
@@ -271,27 +282,37 @@ var errBudget = errors.New("the evaluation exceeded its time")
 
 // check asks a criteria, while the budget lasts.
 func (m *matcher) check(c *search.Criteria, r *search.Resource) bool {
-	if m.late() {
+	if m.late(c) {
 		panic(errBudget)
 	}
 	return m.decide(c, r)
 }
 
-// late reports whether the budget is used up. Reading the clock costs as much as an ordinary
-// criteria, so it is read at some of them only, and whenever much was done since the last time.
-func (m *matcher) late() bool {
+// late reports whether the budget for a criteria is used up. Criteria that ask for other resources
+// wait for disks and networks, and have a budget of their own: they must not take the event from
+// those that need nothing but the event.
+//
+// Reading the clock costs as much as an ordinary criteria, so it is read at some of them only, and
+// whenever much was done since the last time.
+func (m *matcher) late(c *search.Criteria) bool {
 	const often, much = 16, 1 << 16
+	if c.NeedsRepository() {
+		return m.beside > m.budget()
+	}
 	work := m.resource.Work()
 	if m.asked++; m.over || m.asked%often != 0 && work-m.seen < much {
 		return m.over
 	}
 	m.seen = work
-	m.over = time.Since(m.began) > m.budget()
+	m.over = time.Since(m.began)-m.beside > m.budget()
 	return m.over
 }
 
 // decide asks a criteria and notes if it cannot be decided.
 func (m *matcher) decide(c *search.Criteria, r *search.Resource) bool {
+	if c.NeedsRepository() {
+		defer func(began time.Time) { m.beside += time.Since(began) }(time.Now())
+	}
 	met, err := c.Decide(r)
 	if err != nil {
 		m.failed[c] = err
@@ -308,7 +329,7 @@ func (m *matcher) checkAlone(c *search.Criteria, r *search.Resource) (met bool) 
 			m.reset()
 		}
 	}()
-	if m.late() {
+	if m.late(c) {
 		m.failed[c] = m.fault(errBudget)
 		return false
 	}

@@ -1,6 +1,7 @@
 package match
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"slices"
@@ -8,6 +9,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/carillon-fhir/carillon/match/fhir"
 	"github.com/carillon-fhir/carillon/match/fhir/record"
@@ -156,6 +158,58 @@ func TestAnEventThatIsNotAnsweredIsSetAsideForThoseWhoAsked(t *testing.T) {
 		}
 		if len(l.aside) != 1 || l.aside[0].event != 1 || !strings.Contains(l.aside[0].reason, "not asked: Subscription men") || strings.Contains(l.aside[0].reason, "all") {
 			t.Errorf("aside %v", l.aside)
+		}
+	})
+}
+
+// sleeping answers late.
+type sleeping struct{ *patients }
+
+func (s sleeping) At(ctx context.Context, at record.Sequence) search.Repository {
+	return sleepingAt{patientsAt{s.patients, at}}
+}
+
+type sleepingAt struct{ patientsAt }
+
+func (s sleepingAt) Read(key fhir.Key) (search.State, error) {
+	time.Sleep(4 * time.Second)
+	s2, err := s.patientsAt.Read(key)
+	s2.Body = bytes.Replace(s2.Body, []byte(`"p"`), []byte(`"`+key.ID+`"`), 1)
+	return s2, err
+}
+
+// What is read of other resources may take its time. It is not the time of those that need none.
+func TestASlowRepositoryTakesTheEventFromNobodyElse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newFakeLog()
+		r := chains(t, l, sleeping{&patients{gender: male}})
+		x := r.Index.(*index.Index)
+		for i := range 40 {
+			x.Put(index.Entry{ID: fhir.ID(fmt.Sprintf("s%d", i)), Interactions: []fhir.Interaction{fhir.Create}, Criteria: compile(t, fmt.Sprintf("Observation?_id=o,x%d", i))})
+		}
+		var subjects []string
+		for i := range 10 { // which are read one after the other
+			subjects = append(subjects, fmt.Sprintf(`{"reference":"Patient/p%d"}`, i))
+		}
+		c := observed(fhir.Create, 0)
+		c.Body = []byte(`{"resourceType":"Observation","id":"o","performer":[` + strings.Join(subjects, ",") + `],"subject":{"reference":"Patient/p"}}`)
+		for i := range 4 {
+			criteria, err := r.Definitions.Compile(fmt.Sprintf("Observation?performer:Patient.gender=female&performer:Patient.birthdate=ne%d", 2000+i))
+			if err != nil {
+				t.Fatal(err)
+			}
+			x.Put(index.Entry{ID: fhir.ID(fmt.Sprintf("slow%d", i)), Interactions: []fhir.Interaction{fhir.Create}, Criteria: criteria})
+		}
+		l.write(c)
+		defer start(r)()
+		l.await(l.complete)
+		if got := met(l); len(got) != 42 { // s0 to s39, all, men
+			t.Errorf("%d matches: %v", len(got), got)
+		}
+		for _, a := range l.aside {
+			if strings.Contains(a.reason, "Subscription s0") || strings.Contains(a.reason, " all") {
+				t.Errorf("set aside: %s", a.reason)
+			}
 		}
 	})
 }

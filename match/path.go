@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/carillon-fhir/carillon/match/fhir"
@@ -118,7 +117,7 @@ var nothing = []byte("null")
 
 // before reads the state before the change, if an expression speaks of it.
 func (p *Paths) before(ctx context.Context, c *Change, e *fhirpath.Expression) error {
-	if p.read || !asksBefore(e) {
+	if p.read || !e.ReadsPrevious() {
 		return nil
 	}
 	body, err := c.Before(ctx)
@@ -144,7 +143,7 @@ func (p *Paths) decide(e *fhirpath.Expression, late func() error) verdict {
 	if v, ok := p.decided[e]; ok {
 		return v
 	}
-	if p.gone != nil && asksBefore(e) {
+	if p.gone != nil && e.ReadsPrevious() {
 		return verdict{err: p.gone}
 	}
 	if late != nil {
@@ -156,10 +155,6 @@ func (p *Paths) decide(e *fhirpath.Expression, late func() error) verdict {
 	p.decided[e] = v
 	return v
 }
-
-// asksBefore reports whether an expression may speak of the state before. Its text says so at
-// least where it does.
-func asksBefore(e *fhirpath.Expression) bool { return strings.Contains(e.String(), "previous") }
 
 // test evaluates an expression. One that panics is one that cannot be decided.
 func (p *Paths) test(e *fhirpath.Expression) (v verdict) {

@@ -53,6 +53,8 @@ func TestAPathIsAskedOfTheStateAndTheOneBefore(t *testing.T) {
 		{"an update of what was never seen has no state before", fhir.Update, "", female, "%previous.empty()", true},
 		{"a delete is asked on what was deleted", fhir.Delete, "", female, "%previous.gender = 'female' and %current.gender = 'female' and gender = 'female'", true},
 		{"of a delete nothing has changed", fhir.Delete, "", female, "%previous.gender != %current.gender", false},
+		{"a name may be written with escapes", fhir.Update, male, female, `%'\u0070revious'.gender = 'male'`, true},
+		{"and in backquotes", fhir.Update, male, female, "%`previou\\u0073`.exists()", true},
 		{"only true counts", fhir.Update, male, female, "gender", false},
 		{"only a single value counts", fhir.Update, male, female, "true.combine(true)", false},
 		{"booleans united by | are either", fhir.Update, male, female, "(gender = 'male') | (gender = 'female')", true},

@@ -1,7 +1,6 @@
 package node
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -66,7 +65,7 @@ func (a *admin) status(s *subscription) (api.SubscriptionStatus, error) {
 		Version: s.version, Birth: s.birth, End: s.End, Reason: s.problem,
 	}
 	if st.Reason == "" {
-		st.Reason = cmp.Or(s.errorMsg, s.stale)
+		st.Reason = strings.Trim(s.errorMsg+"; "+s.stale, "; ")
 	}
 	var err error
 	if st.Events, err = a.store.Counter(s.birth); err != nil {

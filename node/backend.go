@@ -2,8 +2,10 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
+	"time"
 
 	"github.com/carillon-fhir/carillon/match"
 	"github.com/carillon-fhir/carillon/match/fhir"
@@ -12,6 +14,7 @@ import (
 	"github.com/carillon-fhir/carillon/match/index"
 	"github.com/carillon-fhir/carillon/match/search"
 	"github.com/carillon-fhir/carillon/node/api"
+	"github.com/carillon-fhir/carillon/store"
 )
 
 // backend reads and writes resources for the HTTP face (api.Backend). Reads see everything
@@ -162,7 +165,7 @@ func (b backend) Explain(ctx context.Context, q api.ExplainQuery) (api.Explanati
 		answer, err = b.explainStored(ctx, sub, ask)
 	}
 	if err != nil {
-		return api.Explanation{}, err
+		return api.Explanation{}, unanswered(err)
 	}
 	out := api.Explanation{
 		Subscription: q.Subscription,
@@ -262,41 +265,56 @@ func (b backend) question(ctx context.Context, q api.ExplainQuery) (ask match.Qu
 	if !ok || v.Key != q.Key {
 		return ask, 0, fhir.Refuse(fhir.IssueNotFound, "", fmt.Sprintf("%s has no version %d", q.Key, version))
 	}
-	state := version
-	if v.Interaction == fhir.Delete {
-		state = v.Previous
-	}
 	ask = match.Question{Subscription: q.Subscription, At: version, Time: v.Time, Interaction: v.Interaction}
-	if state == 0 {
-		return ask, 0, fhir.Refuse(fhir.IssueProcessing, "", fmt.Sprintf("version %d deletes a resource whose state was never seen, so there is nothing to evaluate", version))
-	}
-	e, err := b.versions.Event(ctx, state)
-	if err != nil {
-		return ask, 0, err
-	}
-	if ask.Resource, err = b.resource(e.Body, search.Envelope{ID: string(q.Key.ID), LastUpdated: e.Time}); err != nil {
+	if ask.Resource, err = b.stateOf(ctx, v); err != nil {
 		return ask, 0, err
 	}
 	if v.Interaction == fhir.Update {
 		ask.Before = b.bodyBefore(v.Previous)
 	}
-	b.beside(ctx, ask.Resource, version, v.Interaction)
 	return ask, version, nil
 }
 
+// stateOf is what criteria were asked about when a version was matched: of a delete the state
+// before it.
+func (b backend) stateOf(ctx context.Context, v store.Version) (*search.Resource, error) {
+	e, err := b.versions.Event(ctx, v.Sequence)
+	if err != nil {
+		return nil, err
+	}
+	state := e.Body
+	switch {
+	case v.Interaction != fhir.Delete:
+	case v.Previous == 0:
+		state = match.Unseen(v.Key)
+	default:
+		if state, err = b.versions.Body(ctx, v.Previous); err != nil {
+			return nil, err
+		}
+	}
+	t, err := parsed(state)
+	if err != nil {
+		return nil, err
+	}
+	r := b.asked(t, match.EnvelopeOf(&e, t))
+	b.beside(ctx, r, v.Sequence, v.Interaction)
+	return r, nil
+}
+
 // questionOf asks about a body as if it were written now: as an update of the stored resource
-// of its id, if there is one.
+// of its id, if there is one, else as a create.
 func (b backend) questionOf(ctx context.Context, q api.ExplainQuery) (ask match.Question, err error) {
-	ask = match.Question{Subscription: q.Subscription, At: index.Newest, Interaction: fhir.Update}
-	if ask.Resource, err = b.resource(q.Body, search.Envelope{}); err != nil {
+	t, err := parsed(q.Body)
+	if err != nil {
 		return ask, err
 	}
-	b.beside(ctx, ask.Resource, ask.At, ask.Interaction)
-	key := fhir.Key{Type: ask.Resource.Type(), ID: fhir.ID(ask.Resource.ID())}
-	res, known, err := b.store.Resource(key)
+	now := record.Event{Time: time.Now(), Feed: true} // whose own time it would have, if it has one
+	ask = match.Question{Subscription: q.Subscription, At: index.Newest, Interaction: fhir.Create, Resource: b.asked(t, match.EnvelopeOf(&now, t))}
+	res, known, err := b.store.Resource(fhir.Key{Type: ask.Resource.Type(), ID: fhir.ID(ask.Resource.ID())})
 	if err == nil && known && !res.Deleted {
-		ask.Before = b.bodyBefore(res.Version)
+		ask.Interaction, ask.Before = fhir.Update, b.bodyBefore(res.Version)
 	}
+	b.beside(ctx, ask.Resource, ask.At, ask.Interaction)
 	return ask, err
 }
 
@@ -308,14 +326,34 @@ func (b backend) bodyBefore(version record.Sequence) func(context.Context) ([]by
 	return func(ctx context.Context) ([]byte, error) { return matchBodies{b.versions}.Body(ctx, version) }
 }
 
-func (b backend) resource(body []byte, e search.Envelope) (*search.Resource, error) {
-	t, err := json.Parse(body, json.Limits{})
+// unavailable reports whether an error says that criteria could not be told now of another
+// resource.
+func unavailable(err error) bool {
+	passing := (*search.Unavailable)(nil)
+	return errors.As(err, &passing) || errors.Is(err, search.ErrUnanswered)
+}
+
+// unanswered makes a refusal of such an error, and leaves others.
+func unanswered(err error) error {
+	if unavailable(err) {
+		return retryAfter(fhir.Refuse(fhir.IssueTransient, "", err.Error()), 5*time.Second)
+	}
+	return err
+}
+
+func parsed(body []byte) (*json.Tree, error) {
+	t, err := json.Parse(body, sizeOf(body))
 	if err != nil {
 		return nil, fhir.Refuse(fhir.IssueStructure, "", err.Error())
 	}
+	return t, nil
+}
+
+// asked is a state as criteria are asked about it.
+func (b backend) asked(t *json.Tree, e search.Envelope) *search.Resource {
 	r := search.NewResource(b.subs.defs.now(), t)
 	r.Reset(t, e)
-	return r, nil
+	return r
 }
 
 func notFound(key fhir.Key) error {

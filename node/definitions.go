@@ -133,7 +133,7 @@ func readParameter(c record.Change) definition {
 	now := definition{at: c.Sequence, body: c.Body, idle: true}
 	t := json.Borrow()
 	defer t.Release()
-	if t.Parse(c.Body, json.Limits{Bytes: max(1, len(c.Body))}) != nil {
+	if t.Parse(c.Body, sizeOf(c.Body)) != nil {
 		return now
 	}
 	if code := t.Str(t.Get(t.Root(), "code")); code != "" {

@@ -113,6 +113,12 @@ func TestACriteriaFollowsTheValueSetThatItUses(t *testing.T) {
 	if reason := r.reason("s"); !strings.Contains(reason, "http://example.org/vs") || !strings.Contains(reason, "as before") {
 		t.Errorf("without the ValueSet the status says %q", reason)
 	}
+	// Another definition has nothing to do with it, and is not blamed.
+	deleted := r.reason("s")
+	r.write("ValueSet/other", strings.NewReplacer(`"id":"vs"`, `"id":"other"`, "org/vs", "org/other").Replace(valueSet("b")))
+	if reason := r.reason("s"); reason != deleted {
+		t.Errorf("with another ValueSet the status says %q, before it %q", reason, deleted)
+	}
 	var x map[string]any
 	r.do(200, "GET", "/fhir/Subscription/s/$explain?resource=Observation/4", "", &x)
 	if text := fmt.Sprint(x); !strings.Contains(text, "as before") || !strings.Contains(text, "matches") {
@@ -181,6 +187,43 @@ func TestAnyDefinitionMayMendWhatCouldNotBeCompiled(t *testing.T) {
 	}
 	if got := runNode(t, cfg).forms(); !slices.Equal(got, forms) {
 		t.Errorf("after a restart the index holds %q, before it %q", got, forms)
+	}
+}
+
+// The server writes versions of its own, such as one in error once its attempts are spent. The
+// criteria is the same, and so is what it means.
+func TestAStatusOfTheServerLeavesACriteriaWithoutItsDefinitionInForce(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig(t.TempDir())
+	r := runNode(t, cfg)
+	r.write("ValueSet/vs", valueSet("a"))
+	r.write("Subscription/s", subscriptionTo("s", "Observation?code:in=http://example.org/vs", endpoint(t, 200)))
+	r.do(204, "DELETE", "/fhir/ValueSet/vs", "", nil)
+	r.write("Observation/1", coded("1", "a"))
+	r.events("s", 1)
+	if err := r.gate.setStatus(t.Context(), "s", r.subs.get("s").birth, fhir.StatusError, "its attempts are spent"); err != nil {
+		t.Fatal(err)
+	}
+	r.write("Observation/2", coded("2", "a"))
+	r.events("s", 2)
+	if reason := r.reason("s"); !strings.Contains(reason, "as before") {
+		t.Errorf("the status says %q", reason)
+	}
+	forms := r.forms()
+	if err := r.wait(); err != nil {
+		t.Fatal(err)
+	}
+	again := runNode(t, cfg)
+	if got := again.forms(); !slices.Equal(got, forms) {
+		t.Errorf("after a restart the index holds %q, before it %q", got, forms)
+	}
+	// Mended, it follows its definition again.
+	again.write("ValueSet/vs", valueSet("b"))
+	again.write("Observation/3", coded("3", "a"))
+	again.write("Observation/4", coded("4", "b"))
+	again.events("s", 3)
+	if sub := again.subs.get("s"); sub.stale != "" {
+		t.Errorf("it is still %q", sub.stale)
 	}
 }
 

@@ -268,7 +268,7 @@ func (g *gate) bodies(ctx context.Context, w api.Write) ([][]byte, []fhir.Issue,
 	}
 	switch w.Key.Type {
 	case "SearchParameter":
-		return [][]byte{w.Body}, nil, g.subs.defs.check(w.Key, w.Body)
+		return [][]byte{w.Body}, nil, g.checkParameter(ctx, w)
 	case "Subscription":
 	default:
 		return [][]byte{w.Body}, nil, nil
@@ -301,6 +301,18 @@ func (g *gate) validate(ctx context.Context, body []byte) (*fhir.Subscription, [
 		return nil, nil, refusal(behind)
 	}
 	return g.subs.validate(body)
+}
+
+// checkParameter checks a SearchParameter as validate does a Subscription: a composite may be made
+// of ones that are a moment old.
+func (g *gate) checkParameter(ctx context.Context, w api.Write) error {
+	if g.subs.defs.check(w.Key, w.Body) == nil {
+		return nil
+	}
+	if err := g.upToDate(ctx); err != nil {
+		return refusal(err)
+	}
+	return g.subs.defs.check(w.Key, w.Body)
 }
 
 // owner is who a Subscription belongs to. An update by somebody else who may (an operator)
@@ -583,12 +595,16 @@ func shown(e record.Event) ([]byte, error) {
 	})
 }
 
+// sizeOf lets a body of any size be read that is in the log: how large it may be was judged when it
+// came, and limits.resource_size may be more than what readers take by default, or less by now.
+func sizeOf(body []byte) json.Limits { return json.Limits{Bytes: max(1, len(body))} }
+
 // hashBody reads the content hash, the identifiers and the references of a resource, as the store
 // keeps them.
 func hashBody(body []byte) (store.Content, error) {
 	t := json.Borrow()
 	defer t.Release()
-	if err := t.Parse(body, json.Limits{}); err != nil {
+	if err := t.Parse(body, sizeOf(body)); err != nil {
 		return store.Content{}, err
 	}
 	return store.Content{Sum: json.ContentHash(t), Identifiers: identifiers(t), References: references(t)}, nil
@@ -598,7 +614,7 @@ func hashBody(body []byte) (store.Content, error) {
 func contentHash(body []byte) ([16]byte, error) {
 	t := json.Borrow()
 	defer t.Release()
-	if err := t.Parse(body, json.Limits{}); err != nil {
+	if err := t.Parse(body, sizeOf(body)); err != nil {
 		return [16]byte{}, err
 	}
 	return json.ContentHash(t), nil

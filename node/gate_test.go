@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/carillon-fhir/carillon/node/api"
 	"github.com/carillon-fhir/carillon/node/config"
 )
 
@@ -90,4 +91,31 @@ func TestAWriteIsAnsweredTheSameWithAndWithoutItsBody(t *testing.T) {
 		}
 	}
 	http.DefaultClient.CloseIdleConnections()
+}
+
+// What the gate takes everybody behind it can read, also where limits.resource_size is more than
+// its default.
+func TestAResourceAsLargeAsIsAllowedIsStoredMatchedAndFound(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig(t.TempDir())
+	cfg.Limits.ResourceSize = 16 << 20
+	r := runNode(t, cfg)
+	to, large := endpoint(t, 200), strings.Repeat("x", 9<<20)
+	r.do(201, "PUT", "/fhir/ValueSet/vs", strings.Replace(valueSet("a"), `"status"`, `"description":"`+large+`","status"`, 1), nil)
+	r.do(201, "PUT", "/fhir/Subscription/coded", subscriptionTo("coded", "Observation?code:in=http://example.org/vs", to), nil)
+	r.do(201, "PUT", "/fhir/Subscription/all", subscriptionTo("all", "Patient?gender=male,female", to), nil)
+	for i, gender := range []string{"male", "female"} {
+		r.do(201-i, "PUT", "/fhir/Patient/p", `{"resourceType":"Patient","id":"p","gender":"`+gender+`","x":"`+large+`"}`, nil)
+	}
+	r.write("Observation/1", coded("1", "a"))
+	r.events("all", 2)
+	r.events("coded", 1)
+	var found struct{ Total int }
+	if r.do(200, "GET", "/fhir/Patient?gender=female&_elements=gender", "", &found); found.Total != 1 {
+		t.Errorf("a search finds %d", found.Total)
+	}
+	var x api.Explanation
+	if r.do(200, "POST", "/admin/api/v1/explain", `{"subscription":"all","resource":"Patient/p"}`, &x); !x.Matches {
+		t.Errorf("explained as %+v", x)
+	}
 }

@@ -30,7 +30,8 @@ import (
 //
 // A criteria is compiled with the definitions that stand at its Subscription's place in the log.
 // Where one that it uses changes later, it is compiled again and is in force in its new form from
-// there on; if that fails, the form that it had stays in force.
+// there on; if that fails, the form that it had stays in force, also for later versions that say
+// the same.
 //
 // It is derived state: at a start it is made from the store's versions, in the order of the log.
 type registry struct {
@@ -77,6 +78,7 @@ type subscription struct {
 	path     *fhirpath.Expression // that must be true as well; nil if there is none
 	uses     []string             // names of the definitions that criteria depends on
 	stale    string               // why criteria is of older definitions than those that stand; empty if it is not
+	failure  string               // why the last compilation failed; empty if it did not
 }
 
 // pausedSet holds the Subscriptions that an operator has paused, with the birth that was meant.
@@ -145,7 +147,9 @@ func (r *registry) define(c record.Change) (changed []*subscription) {
 	}()
 	for _, s := range r.concerned(r.defs.apply(c)) {
 		next := *s
-		r.compileAgain(&next, c.Sequence)
+		if !r.compileAgain(&next, c.Sequence) {
+			continue
+		}
 		r.mu.Lock()
 		r.byID[next.id] = &next
 		r.mu.Unlock()
@@ -183,18 +187,31 @@ func (r *registry) concerned(names []string) (list []*subscription) {
 }
 
 // compileAgain compiles the criteria of a Subscription with the definitions as they were changed
-// at a place of the log.
-func (r *registry) compileAgain(s *subscription, at record.Sequence) {
+// at a place of the log. It reports whether anything is other than before: what could not be
+// compiled is tried at each change of a definition, most of which have nothing to do with it.
+func (r *registry) compileAgain(s *subscription, at record.Sequence) (changed bool) {
 	was := *s
 	s.problem, s.stale, s.criteria = "", "", nil
 	if r.compile(s); s.criteria != nil {
 		r.forget(&was)
 		r.index.Put(r.entry(s, at))
-		return
+		return true
 	}
 	if was.criteria != nil {
 		s.stale, s.problem, s.criteria = unusable(at, s.problem), "", was.criteria
 	}
+	return s.failure != was.failure
+}
+
+// goOnAs lets a version whose criteria cannot be compiled go on with that of the version before
+// it, if it says the same. The server writes such versions: one in error, when a definition that
+// the criteria uses was deleted before, must not stop hearing because of its status.
+func (s *subscription) goOnAs(old *subscription) {
+	if s.criteria != nil || old == nil || old.criteria == nil || old.birth != s.birth || old.Criteria != s.Criteria || old.Path != s.Path {
+		return
+	}
+	s.stale = cmp.Or(old.stale, unusable(s.version, s.problem))
+	s.problem, s.criteria, s.path = "", old.criteria, old.path
 }
 
 // entry is what the index is to hold of a Subscription that hears something, and notes what it
@@ -237,6 +254,7 @@ func (r *registry) apply(c record.Change) *subscription {
 	delete(r.uncompiled, now.id)
 	if now.hears() {
 		r.compile(now)
+		now.goOnAs(old)
 	}
 	if old != nil {
 		r.forget(old)
@@ -304,16 +322,21 @@ func (r *registry) compile(s *subscription) {
 	defer func() {
 		if p := recover(); p != nil {
 			s.problem, s.criteria = "its criteria cannot be evaluated", nil
+			s.failure = s.problem
 			r.log.Error("compiling stored criteria panicked", "subscription", s.id, "sequence", s.version, "panic", fmt.Sprintf("%T", p))
 		}
 	}()
 	criteria, path, err := r.compiled(&s.Subscription)
 	if err != nil {
 		s.problem = err.Error()
-		r.log.Error("stored criteria cannot be evaluated", "subscription", s.id, "sequence", s.version, "err", err)
+		if s.failure != s.problem { // said once, not at each change of any definition
+			r.log.Error("stored criteria cannot be evaluated", "subscription", s.id, "sequence", s.version, "err", err)
+		}
+		s.failure = s.problem
 		return
 	}
 	delete(r.uncompiled, s.id)
+	s.failure = ""
 	s.criteria, s.path = criteria, r.paths.shared(path, contextOf(criteria))
 }
 

@@ -78,38 +78,65 @@ func (a *admin) resendVersion(r api.Resend) (store.Version, error) {
 // resendHits evaluates the version with the code that matches events. A delete is evaluated
 // by the state before it, and is always sent as a delete.
 func (a *admin) resendHits(ctx context.Context, r api.Resend, v store.Version) ([]index.Hit, fhir.Interaction, error) {
-	interaction, state := r.Interaction, v.Sequence
+	interaction := r.Interaction
 	if v.Interaction == fhir.Delete {
-		interaction, state = fhir.Delete, v.Previous
+		interaction = fhir.Delete
 	}
-	if state == 0 {
-		return nil, "", fhir.Refuse(fhir.IssueProcessing, "", fmt.Sprintf("%s was deleted without having been seen, so there is nothing to match", r.Key))
-	}
-	e, err := a.versions.Event(ctx, state)
-	if err != nil {
-		return nil, "", err
-	}
-	res, err := backend{a.gate}.resource(e.Body, search.Envelope{ID: string(r.Key.ID), LastUpdated: e.Time})
-	if err != nil {
-		return nil, "", err
-	}
-	hits := a.subs.index.Match(index.Newest, time.Now(), interaction, res, nil, nil)
-	if hits, err = a.resendPaths(ctx, v, interaction, res, hits); err != nil {
-		return nil, "", err
-	}
-	if r.Subscription == "" {
-		return hits, interaction, nil
-	}
-	s, err := a.subscription(r.Subscription)
-	if err != nil {
-		return nil, "", err
-	}
-	for _, h := range hits {
-		if h.ID == s.id {
-			return []index.Hit{h}, interaction, nil
+	meant := func(index.Hit) bool { return true }
+	if r.Subscription != "" {
+		s, err := a.subscription(r.Subscription)
+		if err != nil {
+			return nil, "", err
 		}
+		meant = func(h index.Hit) bool { return h.ID == s.id }
 	}
-	return nil, interaction, nil
+	res, err := backend{a.gate}.stateOf(ctx, v)
+	if err != nil {
+		return nil, "", err
+	}
+	hits, err := a.met(interaction, res, meant)
+	if err != nil {
+		return nil, "", err
+	}
+	hits, err = a.resendPaths(ctx, v, interaction, res, hits)
+	return hits, interaction, err
+}
+
+// met lists those that are meant and whose search criteria a resource meets. Where that cannot
+// be decided nothing is sent: who resends would take it for "does not match".
+func (a *admin) met(i fhir.Interaction, r *search.Resource, meant func(index.Hit) bool) ([]index.Hit, error) {
+	undecided := false
+	hits := a.subs.index.Match(index.Newest, time.Now(), i, r, func(c *search.Criteria, r *search.Resource) bool {
+		met, err := c.Decide(r)
+		undecided = undecided || err != nil
+		return met || err != nil
+	}, nil)
+	var kept []index.Hit
+	for _, h := range hits {
+		if !meant(h) {
+			continue
+		}
+		if e, ok := a.subs.index.Get(h.ID, index.Newest); undecided && ok {
+			met, err := e.Criteria.Decide(r)
+			if err != nil {
+				return nil, undecidable(h.ID, err)
+			}
+			if !met {
+				continue
+			}
+		}
+		kept = append(kept, h)
+	}
+	return kept, nil
+}
+
+// undecidable is the refusal of a request that depends on what a Subscription's criteria says.
+func undecidable(id fhir.ID, err error) error {
+	err = fmt.Errorf("Subscription/%s: %w", id, err)
+	if unavailable(err) {
+		return unanswered(err)
+	}
+	return fhir.Refuse(fhir.IssueProcessing, "", err.Error())
 }
 
 // resendPaths leaves out those whose FHIRPath criteria is not true. As with Medplum, one who
@@ -124,7 +151,7 @@ func (a *admin) resendPaths(ctx context.Context, v store.Version, i fhir.Interac
 		return nil, err
 	}
 	if len(undecided) > 0 {
-		return nil, fhir.Refuse(fhir.IssueProcessing, "", fmt.Sprintf("Subscription/%s: %s", undecided[0].ID, undecided[0].Err))
+		return nil, undecidable(undecided[0].ID, undecided[0].Err)
 	}
 	return kept, nil
 }

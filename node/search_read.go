@@ -119,7 +119,7 @@ type view struct {
 // open makes an event's body the resource that criteria and links are read from. Its time is the
 // one that a read shows: the log's, but for a change feed that brings its own.
 func (v *view) open(ctx context.Context, e record.Event) (*search.Resource, error) {
-	if err := v.tree.Parse(e.Body, json.Limits{}); err != nil {
+	if err := v.tree.Parse(e.Body, sizeOf(e.Body)); err != nil {
 		return nil, fmt.Errorf("read %s version %d: %w", e.Key, e.Sequence, err)
 	}
 	if v.res == nil {

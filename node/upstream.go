@@ -83,7 +83,7 @@ func newUpstream(cfg config.Config, version string, transport http.RoundTripper)
 }
 
 func (u *upstream) At(ctx context.Context, _ record.Sequence) search.Repository {
-	return &upstreamView{upstream: u, ctx: ctx, left: u.timeout, found: map[fhir.Key][]byte{}}
+	return &upstreamView{upstream: u, ctx: ctx, left: u.timeout, found: map[fhir.Key][]byte{}, lists: map[string][]fhir.ID{}}
 }
 
 // resting reports whether the server is left alone.
@@ -108,7 +108,8 @@ type upstreamView struct {
 	// answered: the server said something in this evaluation.
 	answered bool
 	found    map[fhir.Key][]byte
-	bytes    int // of found
+	bytes    int                  // of found
+	lists    map[string][]fhir.ID // by search: what is asked for in pieces is one answer
 }
 
 func (v *upstreamView) Read(key fhir.Key) (search.State, error) {
@@ -129,22 +130,26 @@ func (v *upstreamView) Read(key fhir.Key) (search.State, error) {
 
 func (v *upstreamView) Referrers(typ, param string, target fhir.Key, after fhir.ID, limit int) ([]fhir.ID, error) {
 	query := typ + "?" + url.Values{param: {target.String()}, "_count": {strconv.Itoa(upstreamN)}}.Encode()
-	a, ok := v.cache.get(query, v.now())
+	ids, ok := v.lists[query]
 	if !ok {
-		ids, err := v.search(query, typ)
-		if err != nil {
-			return nil, fmt.Errorf("%s that refer to %s, from the upstream server: %w", typ, target, err)
+		a, said := v.cache.get(query, v.now())
+		if !said {
+			var err error
+			if a.ids, err = v.search(query, typ); err != nil {
+				return nil, fmt.Errorf("%s that refer to %s, from the upstream server: %w", typ, target, err)
+			}
+			v.cache.put(query, a, v.now())
 		}
-		a = answer{ids: ids}
-		v.cache.put(query, a, v.now())
+		ids = a.ids
+		v.lists[query] = ids
 	}
-	from, _ := slices.BinarySearchFunc(a.ids, after, func(id, after fhir.ID) int {
+	from, _ := slices.BinarySearchFunc(ids, after, func(id, after fhir.ID) int {
 		if id <= after {
 			return -1
 		}
 		return 1
 	})
-	rest := a.ids[from:]
+	rest := ids[from:]
 	return rest[:min(limit, len(rest))], nil
 }
 

@@ -529,7 +529,9 @@ func (s *Store) subscriptionChunk(from string) (chunk []SubscriptionVersion, err
 // It returns how many.
 //
 // The projection stays a function of the logs only if every node prunes at the same place of
-// EVENTS: call it from the goroutine that applies EVENTS, when a record there says so.
+// EVENTS: call it from the goroutine that applies EVENTS, when a record there says so. A criteria
+// that cannot be compiled any more goes on as an earlier version had it, which must then not be
+// pruned: whoever calls this has to see to that first.
 func (s *Store) PruneSubscriptions(ctx context.Context, below record.Sequence) (int, error) {
 	s.feeds[Events].Lock()
 	defer s.feeds[Events].Unlock()

@@ -39,7 +39,7 @@ type property struct{ code, value string }
 // parseCodeSystem reads a CodeSystem. Concepts may be nested, or name their parents and
 // children by properties.
 func parseCodeSystem(name string, body []byte) (*codeSystem, error) {
-	t, err := json.Parse(body, json.Limits{})
+	t, err := json.Parse(body, json.Limits{Bytes: max(1, len(body))})
 	if err != nil {
 		return nil, unsupported("%s cannot be read: %s", name, err)
 	}

@@ -35,7 +35,7 @@ type include struct {
 type codeFilter struct{ property, op, value string }
 
 func parseValueSet(body []byte) (*valueSet, error) {
-	t, err := json.Parse(body, json.Limits{})
+	t, err := json.Parse(body, json.Limits{Bytes: max(1, len(body))})
 	if err != nil {
 		return nil, err
 	}

@@ -196,7 +196,7 @@ func (r *termResource) urls() []string {
 
 // readHeader reads what a resource is found by.
 func readHeader(id fhir.ID, body []byte) (*termResource, error) {
-	tree, err := json.Parse(body, json.Limits{})
+	tree, err := json.Parse(body, json.Limits{Bytes: max(1, len(body))})
 	if err != nil {
 		return nil, fhir.Refuse(fhir.IssueStructure, "", "the resource is no JSON: "+err.Error())
 	}

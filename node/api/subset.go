@@ -130,7 +130,7 @@ func (f *form) show(r Resource, match bool) ([]byte, error) {
 	if keeps == nil {
 		return r.Body, nil
 	}
-	t, err := fhirjson.Parse(r.Body, fhirjson.Limits{})
+	t, err := fhirjson.Parse(r.Body, fhirjson.Limits{Bytes: max(1, len(r.Body))})
 	if err != nil {
 		return nil, fmt.Errorf("read %s version %d: %w", r.Key, r.Version, err)
 	}
