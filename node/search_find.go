@@ -42,7 +42,7 @@ func (s *searcher) search(ctx context.Context, a *asked) (result, error) {
 		}
 	}
 	if s.others != nil {
-		v.others = s.others.At(ctx, v.at)
+		v.others = timely{s.others.At(ctx, v.at), v}
 	}
 	f := &finding{view: v, asked: a, budget: budget}
 	var indexed bool
@@ -232,20 +232,70 @@ func (s *searcher) identified(typ string, wanted []search.IdentifierToken) ids {
 
 // referring are the ids of the resources that ever referred to one of the targets.
 func (s *searcher) referring(typ string, targets []fhir.Key) ids {
-	return func(after fhir.ID, n int) ([]fhir.ID, error) {
-		var all []fhir.ID
-		for _, target := range targets {
-			some, err := s.store.Referrers(target, typ, after, n)
-			if err != nil {
-				return nil, err
-			}
-			all = append(all, some...)
-		}
-		// The first n of all are among the first n of each.
-		slices.Sort(all)
-		all = slices.Compact(all)
-		return all[:min(n, len(all))], nil
+	m := merge{
+		lists: make([]merged, len(targets)),
+		read: func(target int, after fhir.ID, n int) ([]fhir.ID, error) {
+			return s.store.Referrers(targets[target], typ, after, n)
+		},
 	}
+	return m.next
+}
+
+// merge joins lists of ids, each of them in rising order, into one. What it has read of a list and
+// not given yet it keeps, so that a walk reads each row once, however many lists there are.
+type merge struct {
+	lists []merged
+	read  func(list int, after fhir.ID, n int) ([]fhir.ID, error)
+	after fhir.ID // of the last call
+}
+
+type merged struct {
+	ids []fhir.ID // that were read and not given
+	end bool      // there are no more than these
+}
+
+// next gives ids after one, at most n, each once; none at the end.
+func (m *merge) next(after fhir.ID, n int) ([]fhir.ID, error) {
+	if after < m.after { // from the beginning again
+		clear(m.lists)
+	}
+	m.after = after
+	// Up to the least of the places that the lists are read to, everything is known.
+	var known fhir.ID
+	bounded := false
+	for i := range m.lists {
+		l := &m.lists[i]
+		if err := m.fill(i, after, max(16, min(n, 4*n/len(m.lists)))); err != nil {
+			return nil, err
+		}
+		if last := len(l.ids) - 1; !l.end && (!bounded || l.ids[last] < known) {
+			known, bounded = l.ids[last], true
+		}
+	}
+	var out []fhir.ID
+	for i := range m.lists {
+		for _, id := range m.lists[i].ids {
+			if bounded && id > known {
+				break
+			}
+			out = append(out, id)
+		}
+	}
+	slices.Sort(out)
+	out = slices.Compact(out)
+	return out[:min(n, len(out))], nil
+}
+
+// fill drops what was given of a list, and reads on where nothing is left.
+func (m *merge) fill(list int, after fhir.ID, n int) (err error) {
+	l := &m.lists[list]
+	given := sort.Search(len(l.ids), func(i int) bool { return l.ids[i] > after })
+	if l.ids = l.ids[given:]; len(l.ids) > 0 || l.end {
+		return nil
+	}
+	l.ids, err = m.read(list, after, n)
+	l.end = err == nil && len(l.ids) < n
+	return err
 }
 
 // aheadMax is how many items of an order that is not the store's are held at once. For each so many

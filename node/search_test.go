@@ -2,6 +2,7 @@ package node
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -443,6 +444,99 @@ func TestASearchThatTakesTooLongSaysHowToNarrowIt(t *testing.T) {
 	if err != nil || included != nil || len(warnings) != 1 || warnings[0].Type != fhir.IssueIncomplete {
 		t.Errorf("included %v, warned %v, %v", included, warnings, err)
 	}
+}
+
+// One resource may ask for all that ever referred to it, so its own decision ends with the time.
+func TestASearchEndsWhileOneResourceAsksForManyOthers(t *testing.T) {
+	r := runWard(t)
+	s := r.gate.search
+	a, err := s.understand("Patient", url.Values{"_has:Observation:subject:status": {"cancelled"}}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := &view{s: s, at: s.store.Position().Events}
+	late := &deadline{time.Now().Add(time.Hour)}
+	asked := 0
+	v.others = timely{repositoryFunc(func(key fhir.Key) (search.State, error) {
+		asked++
+		late.until = time.Time{} // while the first of the Observations is read
+		return s.others.At(t.Context(), v.at).Read(key)
+	}), v}
+	res, known, err := s.store.Resource(fhir.Key{Type: "Patient", ID: "p1"})
+	if err != nil || !known {
+		t.Fatal(known, err)
+	}
+	it := item{key: res.Key, version: res.Version}
+	if _, err := v.decide(t.Context(), a.criteria, []item{it}, late); !errors.Is(err, errLate) || asked != 1 {
+		t.Errorf("%v after %d resources, want %v after 1", err, asked, errLate)
+	}
+}
+
+func TestListsOfIDsMergeToAllOfThemOnce(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	for range 300 {
+		lists := make([][]fhir.ID, 1+random.IntN(40))
+		all := map[fhir.ID]bool{}
+		for i := range lists {
+			for range random.IntN(200) {
+				id := fhir.ID(strconv.Itoa(random.IntN(900)))
+				lists[i], all[id] = append(lists[i], id), true
+			}
+			slices.Sort(lists[i])
+			lists[i] = slices.Compact(lists[i])
+		}
+		rows := 0
+		m := merge{lists: make([]merged, len(lists)), read: func(i int, after fhir.ID, n int) ([]fhir.ID, error) {
+			ids, err := fixed(lists[i])(after, n)
+			rows += len(ids)
+			return ids, err
+		}}
+		want := slices.Sorted(maps.Keys(all))
+		from := func(after fhir.ID) (got []fhir.ID) {
+			for {
+				some, err := m.next(after, 1+random.IntN(60))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if len(some) == 0 {
+					return got
+				}
+				got, after = append(got, some...), some[len(some)-1]
+			}
+		}
+		if got := from(""); !slices.Equal(got, want) {
+			t.Fatalf("%v, want %v", got, want)
+		}
+		once := 0
+		for _, l := range lists {
+			once += len(l)
+		}
+		if rows != once {
+			t.Fatalf("%d rows were read of %d", rows, once)
+		}
+		// A page begins anywhere, and counting at the beginning again.
+		middle := fhir.ID(strconv.Itoa(random.IntN(900)))
+		behind := slices.DeleteFunc(slices.Clone(want), func(id fhir.ID) bool { return id <= middle })
+		if got := from(middle); !slices.Equal(got, behind) {
+			t.Fatalf("behind %s %v, want %v", middle, got, behind)
+		}
+		if got := from(""); !slices.Equal(got, want) {
+			t.Fatalf("again %v, want %v", got, want)
+		}
+	}
+}
+
+// repositoryFunc reads by a function; o1, o2 and o5 refer to whatever is asked for.
+type repositoryFunc func(fhir.Key) (search.State, error)
+
+func (f repositoryFunc) Read(key fhir.Key) (search.State, error) { return f(key) }
+func (repositoryFunc) Referrers(_, _ string, _ fhir.Key, after fhir.ID, _ int) ([]fhir.ID, error) {
+	if after != "" {
+		return nil, nil
+	}
+	return []fhir.ID{"o1", "o2", "o5"}, nil
 }
 
 func TestIncludesAreBoundedAndSayWhenTheyAreCut(t *testing.T) {
