@@ -358,6 +358,7 @@ func TestWhatASearchCannotAnswerIsRefusedByName(t *testing.T) {
 		"Patient?_sort=family":                             "family",
 		"Patient?_sort=_id,-birthdate":                     "birthdate",
 		"Patient?_count=many":                              "_count",
+		"Patient?_sort=_id&_sort=-_id":                     "more than once",
 		"Patient?_count=-1":                                "_count",
 		"Patient?_total=some":                              "_total",
 		"Patient?_cursor=abc":                              "_cursor",
