@@ -125,8 +125,15 @@ type finding struct {
 	behind *spot  // the last item that was taken; nil at the beginning
 	ahead  []item // next items of an order that is not the store's
 	ended  bool   // the source has no more than is in ahead
-	seen   int    // items that were looked at
-	hits   int    // of them, those that matched
+	taken  int    // items that were taken in the order of the store
+	tally
+}
+
+// tally counts what was decided. Where the time ends among items that are decided together, those
+// before the end count.
+type tally struct {
+	seen int // items that were looked at
+	hits int // of them, those that matched
 }
 
 // explained words the end of a search that took too long.
@@ -335,6 +342,7 @@ func (f *finding) nextRising(ctx context.Context, n int) ([]item, error) {
 		f.behind = &spot{id: list[len(list)-1].Key.ID}
 		items, err := f.states(ctx, list)
 		if err != nil || len(items) > 0 {
+			f.taken += len(items)
 			return items, err
 		}
 	}
@@ -401,18 +409,15 @@ func (f *finding) lookAhead(ctx context.Context) error {
 
 // hitsOf gives those of the items that match.
 func (f *finding) hitsOf(ctx context.Context, items []item) ([]hit, error) {
-	f.seen += len(items)
 	if !f.filtered {
 		hits := make([]hit, len(items))
 		for i := range items {
 			hits[i].item = items[i]
 		}
-		f.hits += len(hits)
+		f.seen, f.hits = f.seen+len(hits), f.hits+len(hits)
 		return hits, nil
 	}
-	hits, err := f.decide(ctx, f.criteria, items, f.deadline)
-	f.hits += len(hits)
-	return hits, err
+	return f.decide(ctx, f.criteria, items, f.deadline, &f.tally)
 }
 
 // Items that are looked at together: few at first, since a page may be full soon; then many, since
@@ -509,10 +514,13 @@ func (f *finding) countAll(ctx context.Context) (int, error) {
 }
 
 // extrapolated estimates the total by the part of the candidates that was looked at, once more for
-// half of the budget: without their bodies they are counted a hundred times as fast.
+// half of the budget: without their bodies they are counted a hundred times as fast. Where none was
+// looked at nothing is known.
 func (f *finding) extrapolated(ctx context.Context) (int, error) {
+	if f.seen == 0 {
+		return -1, nil
+	}
 	f.deadline = &deadline{time.Now().Add(f.budget / 2)}
-	candidates := f.seen
 	for {
 		items, err := f.nextRising(ctx, 1000)
 		if errors.Is(err, errLate) {
@@ -524,9 +532,8 @@ func (f *finding) extrapolated(ctx context.Context) (int, error) {
 		if len(items) == 0 {
 			break
 		}
-		candidates += len(items)
 	}
-	return int(float64(f.hits) * float64(candidates) / float64(max(f.seen, 1))), nil
+	return int(float64(f.hits) * float64(f.taken) / float64(f.seen)), nil
 }
 
 // each shows every resource that a search finds, page by page, with what each page includes: for

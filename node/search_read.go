@@ -177,7 +177,7 @@ type hit struct {
 const keptBytes = 8 << 20
 
 // decide reads the items and gives those that meet the criteria, in the order of the items.
-func (v *view) decide(ctx context.Context, c *search.Criteria, items []item, d *deadline) ([]hit, error) {
+func (v *view) decide(ctx context.Context, c *search.Criteria, items []item, d *deadline, count *tally) ([]hit, error) {
 	rising := make([]int, len(items))
 	for i := range rising {
 		rising[i] = i
@@ -212,6 +212,10 @@ func (v *view) decide(ctx context.Context, c *search.Criteria, items []item, d *
 		}
 		if met[at], err = c.Decide(r); err != nil {
 			return undecided(e.Key, err)
+		}
+		count.seen++
+		if met[at] {
+			count.hits++
 		}
 		found[at].item = items[at]
 		if met[at] && whole && v.kept+len(e.Body) <= keptBytes {

@@ -20,6 +20,7 @@ import (
 	fhirjson "github.com/carillon-fhir/carillon/match/fhir/json"
 	"github.com/carillon-fhir/carillon/match/search"
 	"github.com/carillon-fhir/carillon/node/api"
+	"github.com/carillon-fhir/carillon/store"
 )
 
 // ward are resources that refer to one another, in the order in which they are written:
@@ -468,8 +469,52 @@ func TestASearchEndsWhileOneResourceAsksForManyOthers(t *testing.T) {
 		t.Fatal(known, err)
 	}
 	it := item{key: res.Key, version: res.Version}
-	if _, err := v.decide(t.Context(), a.criteria, []item{it}, late); !errors.Is(err, errLate) || asked != 1 {
+	if _, err := v.decide(t.Context(), a.criteria, []item{it}, late, &tally{}); !errors.Is(err, errLate) || asked != 1 {
 		t.Errorf("%v after %d resources, want %v after 1", err, asked, errLate)
+	}
+}
+
+// Estimated by the part that was decided before the end, not by the run that it was decided in.
+func TestAnEstimateIsOfWhatWasLookedAt(t *testing.T) {
+	r := runWard(t)
+	s := r.gate.search
+	for _, c := range []struct {
+		name  string
+		reads int // before the time is over
+		want  int
+	}{
+		{"o3 and o1 of 5, the second matches", 2, 2},
+		{"none", 0, -1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			a, err := s.understand("Observation", url.Values{"subject:Patient.gender": {"male"}, "_total": {"estimate"}}, false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			v := &view{s: s, at: s.store.Position().Events}
+			f := &finding{view: v, asked: a, deadline: &deadline{time.Now().Add(time.Hour)}, budget: time.Hour}
+			left := c.reads
+			end := func() {
+				if left--; left <= 0 {
+					f.deadline.until = time.Time{}
+				}
+			}
+			v.others = timely{repositoryFunc(func(key fhir.Key) (search.State, error) {
+				end()
+				return s.others.At(t.Context(), v.at).Read(key)
+			}), v}
+			source, _ := s.candidates(a.typ, a.criteria)
+			f.source = func(after fhir.ID, n int) ([]store.Resource, error) {
+				if c.reads == 0 {
+					end()
+				}
+				return source(after, n)
+			}
+			got, err := f.count(t.Context(), result{next: &cursor{}})
+			if got != c.want || err != nil {
+				t.Errorf("estimate %d, %v, want %d", got, err, c.want)
+			}
+		})
 	}
 }
 
