@@ -1,6 +1,7 @@
 package node
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -515,6 +516,43 @@ func TestAnEstimateIsOfWhatWasLookedAt(t *testing.T) {
 				t.Errorf("estimate %d, %v, want %d", got, err, c.want)
 			}
 		})
+	}
+}
+
+// Another node may have acknowledged a definition that this one has not folded yet: a conditional
+// create waits for it, and searches by it.
+func TestAConditionMeansWhatTheNewestDefinitionsSay(t *testing.T) {
+	r := runWard(t)
+	define := func(expression string) string {
+		return `{"resourceType":"SearchParameter","id":"kin","url":"http://x.example/kin","name":"kin","status":"active","description":"d","code":"kin","base":["Patient"],"type":"string","expression":"` + expression + `"}`
+	}
+	lagging := *r.gate
+	create := func(id fhir.ID) api.Written {
+		t.Helper()
+		out, err := lagging.Write(t.Context(), api.Write{
+			Key: fhir.Key{Type: "Patient", ID: id}, Interaction: fhir.Create, IfNoneExist: "kin=adams",
+			Body: []byte(`{"resourceType":"Patient","id":"` + string(id) + `","contact":[{"name":{"family":"Adams"}}]}`),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	lagging.fence = func(context.Context) error { // what waits for the others brings the definition
+		r.put(201, define("Patient.contact.name.family"))
+		lagging.fence = nil
+		return nil
+	}
+	if out := create("p3"); out.Key.ID != "p3" || out.Interaction != fhir.Create {
+		t.Errorf("with a new definition %+v", out)
+	}
+	lagging.fence = func(context.Context) error {
+		r.put(200, define("Patient.name.family")) // now it is p1 that has this name
+		lagging.fence = nil
+		return nil
+	}
+	if out := create("p4"); out.Key.ID != "p1" || out.Interaction != fhir.Unchanged {
+		t.Errorf("with a definition that was changed %+v", out)
 	}
 }
 
