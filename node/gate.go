@@ -388,27 +388,28 @@ func (g *gate) standing(ctx context.Context, w api.Write, res store.Resource, kn
 // unique prepares a conditional create: it finds what matches, or gives the record that lets
 // only one of two creates with the same criteria succeed.
 func (g *gate) unique(ctx context.Context, w api.Write) (plan, stream.Msg, error) {
-	condition, err := g.search.condition(w.Key.Type, w.IfNoneExist)
-	if err != nil {
-		return plan{}, stream.Msg{}, err
-	}
-	// However it is spelled, one condition has one record.
-	sum := sha256.Sum256([]byte(condition.criteria.Canonical()))
-	subject := stream.UniqueSubject(hex.EncodeToString(sum[:16]))
-	// Read before the search: a create that slips in between moves this record.
-	expect := record.Sequence(0)
-	switch m, err := g.newest(ctx, subject); {
-	case err == nil:
-		expect = m.Sequence
-		if err := g.ring.wait(ctx, m.Sequence); err != nil {
+	var (
+		condition *asked
+		subject   string
+		expect    record.Sequence
+		err       error
+	)
+	for {
+		defs := g.search.defs.now()
+		if condition, err = g.condition(ctx, w); err != nil {
 			return plan{}, stream.Msg{}, err
 		}
-	case !errors.Is(err, stream.ErrNotFound):
-		return plan{}, stream.Msg{}, refusal(err)
-	}
-	// What a producer was told, here or by another node, is in the log and may not be folded yet.
-	if err := g.upToDate(ctx); err != nil {
-		return plan{}, stream.Msg{}, refusal(err)
+		subject = uniqueSubject(condition)
+		if expect, err = g.lastOf(ctx, subject); err != nil {
+			return plan{}, stream.Msg{}, err
+		}
+		// What a producer was told, here or by another node, is in the log and may not be folded yet.
+		if err := g.upToDate(ctx); err != nil {
+			return plan{}, stream.Msg{}, refusal(err)
+		}
+		if g.search.defs.now() == defs {
+			break // else the condition may mean something else by now
+		}
 	}
 	result, err := g.search.search(ctx, condition)
 	if err != nil {
@@ -424,6 +425,37 @@ func (g *gate) unique(ctx context.Context, w api.Write) (plan, stream.Msg, error
 	}
 	m := result.matches[0]
 	return plan{done: true, written: api.Written{Key: m.Key, Version: m.Version, Time: m.Time, Interaction: fhir.Unchanged, Body: m.Body}}, stream.Msg{}, nil
+}
+
+// condition understands the condition of a write. Before one is refused, this node knows every
+// definition that any node has acknowledged, as in validate.
+func (g *gate) condition(ctx context.Context, w api.Write) (*asked, error) {
+	a, err := g.search.condition(w.Key.Type, w.IfNoneExist)
+	if err == nil {
+		return a, nil
+	}
+	if behind := g.upToDate(ctx); behind != nil {
+		return nil, refusal(behind)
+	}
+	return g.search.condition(w.Key.Type, w.IfNoneExist)
+}
+
+// uniqueSubject is where the record of a condition stands: the same however it is spelled.
+func uniqueSubject(condition *asked) string {
+	sum := sha256.Sum256([]byte(condition.criteria.Canonical()))
+	return stream.UniqueSubject(hex.EncodeToString(sum[:16]))
+}
+
+// lastOf is the place of the newest record of a condition, 0 where there is none, once it is folded
+// here. It is read before the search: a create that slips in between moves the record.
+func (g *gate) lastOf(ctx context.Context, subject string) (record.Sequence, error) {
+	switch m, err := g.newest(ctx, subject); {
+	case err == nil:
+		return m.Sequence, g.ring.wait(ctx, m.Sequence)
+	case !errors.Is(err, stream.ErrNotFound):
+		return 0, refusal(err)
+	}
+	return 0, nil
 }
 
 // publish appends a plan's messages and returns the sequence of the first. duplicate says that

@@ -114,6 +114,9 @@ func (s *searcher) find(ctx context.Context, typ string, query url.Values, lenie
 // resultNames are the parameters that shape an answer and select nothing.
 var resultNames = []string{"_count", "_offset", "_cursor", "_sort", "_total", "_include", "_revinclude", "_format", "_pretty", "_summary", "_elements"}
 
+// onceNames are those of them that have one value: which of two is meant nobody can tell.
+var onceNames = []string{"_count", "_offset", "_cursor", "_sort", "_total"}
+
 // maxParameters bounds the parameters of a search: each is compiled by itself.
 const maxParameters = 256
 
@@ -131,7 +134,12 @@ func (s *searcher) understand(typ string, query url.Values, lenient bool) (*aske
 	var terms []string
 	for _, name := range slices.Sorted(maps.Keys(query)) {
 		for _, value := range query[name] {
-			term, err := s.parameter(a, name, value)
+			term, err := "", error(nil)
+			if len(query[name]) > 1 && slices.Contains(onceNames, name) {
+				err = fhir.Refuse(fhir.IssueValue, "", name+" is given more than once")
+			} else {
+				term, err = s.parameter(a, name, value)
+			}
 			switch fe := fhir.AsError(err); {
 			case err == nil:
 				a.self.Add(name, value)

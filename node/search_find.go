@@ -42,7 +42,7 @@ func (s *searcher) search(ctx context.Context, a *asked) (result, error) {
 		}
 	}
 	if s.others != nil {
-		v.others = s.others.At(ctx, v.at)
+		v.others = timely{s.others.At(ctx, v.at), v}
 	}
 	f := &finding{view: v, asked: a, budget: budget}
 	var indexed bool
@@ -125,8 +125,15 @@ type finding struct {
 	behind *spot  // the last item that was taken; nil at the beginning
 	ahead  []item // next items of an order that is not the store's
 	ended  bool   // the source has no more than is in ahead
-	seen   int    // items that were looked at
-	hits   int    // of them, those that matched
+	taken  int    // items that were taken in the order of the store
+	tally
+}
+
+// tally counts what was decided. Where the time ends among items that are decided together, those
+// before the end count.
+type tally struct {
+	seen int // items that were looked at
+	hits int // of them, those that matched
 }
 
 // explained words the end of a search that took too long.
@@ -232,20 +239,70 @@ func (s *searcher) identified(typ string, wanted []search.IdentifierToken) ids {
 
 // referring are the ids of the resources that ever referred to one of the targets.
 func (s *searcher) referring(typ string, targets []fhir.Key) ids {
-	return func(after fhir.ID, n int) ([]fhir.ID, error) {
-		var all []fhir.ID
-		for _, target := range targets {
-			some, err := s.store.Referrers(target, typ, after, n)
-			if err != nil {
-				return nil, err
-			}
-			all = append(all, some...)
-		}
-		// The first n of all are among the first n of each.
-		slices.Sort(all)
-		all = slices.Compact(all)
-		return all[:min(n, len(all))], nil
+	m := merge{
+		lists: make([]merged, len(targets)),
+		read: func(target int, after fhir.ID, n int) ([]fhir.ID, error) {
+			return s.store.Referrers(targets[target], typ, after, n)
+		},
 	}
+	return m.next
+}
+
+// merge joins lists of ids, each of them in rising order, into one. What it has read of a list and
+// not given yet it keeps, so that a walk reads each row once, however many lists there are.
+type merge struct {
+	lists []merged
+	read  func(list int, after fhir.ID, n int) ([]fhir.ID, error)
+	after fhir.ID // of the last call
+}
+
+type merged struct {
+	ids []fhir.ID // that were read and not given
+	end bool      // there are no more than these
+}
+
+// next gives ids after one, at most n, each once; none at the end.
+func (m *merge) next(after fhir.ID, n int) ([]fhir.ID, error) {
+	if after < m.after { // from the beginning again
+		clear(m.lists)
+	}
+	m.after = after
+	// Up to the least of the places that the lists are read to, everything is known.
+	var known fhir.ID
+	bounded := false
+	for i := range m.lists {
+		l := &m.lists[i]
+		if err := m.fill(i, after, max(16, min(n, 4*n/len(m.lists)))); err != nil {
+			return nil, err
+		}
+		if last := len(l.ids) - 1; !l.end && (!bounded || l.ids[last] < known) {
+			known, bounded = l.ids[last], true
+		}
+	}
+	var out []fhir.ID
+	for i := range m.lists {
+		for _, id := range m.lists[i].ids {
+			if bounded && id > known {
+				break
+			}
+			out = append(out, id)
+		}
+	}
+	slices.Sort(out)
+	out = slices.Compact(out)
+	return out[:min(n, len(out))], nil
+}
+
+// fill drops what was given of a list, and reads on where nothing is left.
+func (m *merge) fill(list int, after fhir.ID, n int) (err error) {
+	l := &m.lists[list]
+	given := sort.Search(len(l.ids), func(i int) bool { return l.ids[i] > after })
+	if l.ids = l.ids[given:]; len(l.ids) > 0 || l.end {
+		return nil
+	}
+	l.ids, err = m.read(list, after, n)
+	l.end = err == nil && len(l.ids) < n
+	return err
 }
 
 // aheadMax is how many items of an order that is not the store's are held at once. For each so many
@@ -285,6 +342,7 @@ func (f *finding) nextRising(ctx context.Context, n int) ([]item, error) {
 		f.behind = &spot{id: list[len(list)-1].Key.ID}
 		items, err := f.states(ctx, list)
 		if err != nil || len(items) > 0 {
+			f.taken += len(items)
 			return items, err
 		}
 	}
@@ -300,7 +358,7 @@ func (f *finding) states(ctx context.Context, list []store.Resource) ([]item, er
 	}
 	items := make([]item, 0, len(list))
 	for _, res := range list {
-		it, ok, err := f.s.state(res, f.at)
+		it, ok, err := f.s.state(res, f.at, f.deadline)
 		if err != nil {
 			return nil, err
 		}
@@ -351,18 +409,15 @@ func (f *finding) lookAhead(ctx context.Context) error {
 
 // hitsOf gives those of the items that match.
 func (f *finding) hitsOf(ctx context.Context, items []item) ([]hit, error) {
-	f.seen += len(items)
 	if !f.filtered {
 		hits := make([]hit, len(items))
 		for i := range items {
 			hits[i].item = items[i]
 		}
-		f.hits += len(hits)
+		f.seen, f.hits = f.seen+len(hits), f.hits+len(hits)
 		return hits, nil
 	}
-	hits, err := f.decide(ctx, f.criteria, items, f.deadline)
-	f.hits += len(hits)
-	return hits, err
+	return f.decide(ctx, f.criteria, items, f.deadline, &f.tally)
 }
 
 // Items that are looked at together: few at first, since a page may be full soon; then many, since
@@ -459,10 +514,13 @@ func (f *finding) countAll(ctx context.Context) (int, error) {
 }
 
 // extrapolated estimates the total by the part of the candidates that was looked at, once more for
-// half of the budget: without their bodies they are counted a hundred times as fast.
+// half of the budget: without their bodies they are counted a hundred times as fast. Where none was
+// looked at nothing is known.
 func (f *finding) extrapolated(ctx context.Context) (int, error) {
+	if f.seen == 0 {
+		return -1, nil
+	}
 	f.deadline = &deadline{time.Now().Add(f.budget / 2)}
-	candidates := f.seen
 	for {
 		items, err := f.nextRising(ctx, 1000)
 		if errors.Is(err, errLate) {
@@ -474,9 +532,8 @@ func (f *finding) extrapolated(ctx context.Context) (int, error) {
 		if len(items) == 0 {
 			break
 		}
-		candidates += len(items)
 	}
-	return int(float64(f.hits) * float64(candidates) / float64(max(f.seen, 1))), nil
+	return int(float64(f.hits) * float64(f.taken) / float64(f.seen)), nil
 }
 
 // each shows every resource that a search finds, page by page, with what each page includes: for

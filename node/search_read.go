@@ -86,8 +86,8 @@ type item struct {
 func (i item) spot() spot { return spot{i.version, i.key.ID} }
 
 // state finds the version that a resource had at a position; ok is false where it had none, or is
-// deleted now.
-func (s *searcher) state(res store.Resource, at record.Sequence) (it item, ok bool, err error) {
+// deleted now. A position long ago may have thousands of versions after it, so the time is looked at.
+func (s *searcher) state(res store.Resource, at record.Sequence, d *deadline) (it item, ok bool, err error) {
 	if res.Version == 0 || res.Deleted {
 		return it, false, nil
 	}
@@ -103,6 +103,9 @@ func (s *searcher) state(res store.Resource, at record.Sequence) (it item, ok bo
 			it.version = v.Sequence
 			return it, v.Interaction != fhir.Delete, nil
 		}
+		if d.passed() {
+			return it, false, errLate
+		}
 	}
 	return it, false, nil
 }
@@ -112,8 +115,40 @@ type view struct {
 	s      *searcher
 	at     record.Sequence
 	others search.Repository // as of at
+	until  *deadline         // of the decision that is being made; others ends with it
+	kept   int               // bytes of the bodies that hits of this page hold
 	tree   json.Tree
 	res    *search.Resource
+}
+
+// timely is the Repository of a search. One resource may ask for thousands of others, so that the
+// time between two of those that are decided is no bound.
+type timely struct {
+	search.Repository
+	view *view
+}
+
+func (t timely) late() error {
+	if d := t.view.until; d != nil && d.passed() {
+		return errLate
+	}
+	return nil
+}
+
+// Read is of the repository, as long as there is time.
+func (t timely) Read(key fhir.Key) (search.State, error) {
+	if err := t.late(); err != nil {
+		return search.State{}, err
+	}
+	return t.Repository.Read(key)
+}
+
+// Referrers is of the repository, as long as there is time.
+func (t timely) Referrers(typ, param string, target fhir.Key, after fhir.ID, limit int) ([]fhir.ID, error) {
+	if err := t.late(); err != nil {
+		return nil, err
+	}
+	return t.Repository.Referrers(typ, param, target, after, limit)
 }
 
 // open makes an event's body the resource that criteria and links are read from. Its time is the
@@ -140,12 +175,12 @@ type hit struct {
 	event record.Event
 }
 
-// keptBytes is how much of bodies is kept between deciding on them and answering with them; what
-// is more is read again.
+// keptBytes is how much of bodies a page keeps between deciding on them and answering with them;
+// what is more is read again.
 const keptBytes = 8 << 20
 
 // decide reads the items and gives those that meet the criteria, in the order of the items.
-func (v *view) decide(ctx context.Context, c *search.Criteria, items []item, d *deadline) ([]hit, error) {
+func (v *view) decide(ctx context.Context, c *search.Criteria, items []item, d *deadline, count *tally) ([]hit, error) {
 	rising := make([]int, len(items))
 	for i := range rising {
 		rising[i] = i
@@ -160,7 +195,8 @@ func (v *view) decide(ctx context.Context, c *search.Criteria, items []item, d *
 	for i, at := range rising {
 		seqs[i] = items[at].version
 	}
-	found, met, kept, next := make([]hit, len(items)), make([]bool, len(items)), 0, 0
+	v.until = d
+	found, met, next := make([]hit, len(items)), make([]bool, len(items)), 0
 	// The store keeps the bodies of Subscriptions, at a tenth of the price of the log: clients look
 	// for their own by url at each start. Of a change feed it does not know which time counts.
 	read, whole := v.s.versions.several, true
@@ -180,10 +216,14 @@ func (v *view) decide(ctx context.Context, c *search.Criteria, items []item, d *
 		if met[at], err = c.Decide(r); err != nil {
 			return undecided(e.Key, err)
 		}
+		count.seen++
+		if met[at] {
+			count.hits++
+		}
 		found[at].item = items[at]
-		if met[at] && whole && kept+len(e.Body) <= keptBytes {
+		if met[at] && whole && v.kept+len(e.Body) <= keptBytes {
 			found[at].event = e
-			kept += len(e.Body)
+			v.kept += len(e.Body)
 		}
 		return nil
 	})
@@ -204,6 +244,8 @@ func (v *view) decide(ctx context.Context, c *search.Criteria, items []item, d *
 func undecided(key fhir.Key, err error) error {
 	var later *search.Unavailable
 	switch {
+	case errors.Is(err, errLate):
+		return errLate
 	case errors.As(err, &later):
 		return retryAfter(fhir.Refuse(fhir.IssueTransient, "", fmt.Sprintf("whether %s matches cannot be found out now: a resource that the search asks about is not available", key)), 5*time.Second)
 	case errors.Is(err, search.ErrUnanswered):

@@ -1,7 +1,9 @@
 package node
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -19,6 +21,7 @@ import (
 	fhirjson "github.com/carillon-fhir/carillon/match/fhir/json"
 	"github.com/carillon-fhir/carillon/match/search"
 	"github.com/carillon-fhir/carillon/node/api"
+	"github.com/carillon-fhir/carillon/store"
 )
 
 // ward are resources that refer to one another, in the order in which they are written:
@@ -357,6 +360,7 @@ func TestWhatASearchCannotAnswerIsRefusedByName(t *testing.T) {
 		"Patient?_sort=family":                             "family",
 		"Patient?_sort=_id,-birthdate":                     "birthdate",
 		"Patient?_count=many":                              "_count",
+		"Patient?_sort=_id&_sort=-_id":                     "more than once",
 		"Patient?_count=-1":                                "_count",
 		"Patient?_total=some":                              "_total",
 		"Patient?_cursor=abc":                              "_cursor",
@@ -424,6 +428,17 @@ func TestASearchThatTakesTooLongSaysHowToNarrowIt(t *testing.T) {
 			t.Errorf("%s: %v, want %s", query, err, want)
 		}
 	}
+	// So does one of a place of the log that thousands of versions follow.
+	res, known, err := s.store.Resource(fhir.Key{Type: "Observation", ID: "o1"})
+	if err != nil || !known {
+		t.Fatal(known, err)
+	}
+	if _, _, err := s.state(res, res.Version-1, &deadline{}); !errors.Is(err, errLate) {
+		t.Errorf("the state before %s: %v", res.Key, err)
+	}
+	if _, ok, err := s.state(res, res.Version-1, &deadline{time.Now().Add(time.Hour)}); ok || err != nil {
+		t.Errorf("the state before %s: %v %v", res.Key, ok, err)
+	}
 	// What was found stands where only its frame takes too long.
 	a, err := s.understand("Observation", url.Values{"_count": {"1"}, "_include": {"Observation:subject"}}, false)
 	if err != nil {
@@ -443,6 +458,180 @@ func TestASearchThatTakesTooLongSaysHowToNarrowIt(t *testing.T) {
 	if err != nil || included != nil || len(warnings) != 1 || warnings[0].Type != fhir.IssueIncomplete {
 		t.Errorf("included %v, warned %v, %v", included, warnings, err)
 	}
+}
+
+// One resource may ask for all that ever referred to it, so its own decision ends with the time.
+func TestASearchEndsWhileOneResourceAsksForManyOthers(t *testing.T) {
+	r := runWard(t)
+	s := r.gate.search
+	a, err := s.understand("Patient", url.Values{"_has:Observation:subject:status": {"cancelled"}}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := &view{s: s, at: s.store.Position().Events}
+	late := &deadline{time.Now().Add(time.Hour)}
+	asked := 0
+	v.others = timely{repositoryFunc(func(key fhir.Key) (search.State, error) {
+		asked++
+		late.until = time.Time{} // while the first of the Observations is read
+		return s.others.At(t.Context(), v.at).Read(key)
+	}), v}
+	res, known, err := s.store.Resource(fhir.Key{Type: "Patient", ID: "p1"})
+	if err != nil || !known {
+		t.Fatal(known, err)
+	}
+	it := item{key: res.Key, version: res.Version}
+	if _, err := v.decide(t.Context(), a.criteria, []item{it}, late, &tally{}); !errors.Is(err, errLate) || asked != 1 {
+		t.Errorf("%v after %d resources, want %v after 1", err, asked, errLate)
+	}
+}
+
+// Estimated by the part that was decided before the end, not by the run that it was decided in.
+func TestAnEstimateIsOfWhatWasLookedAt(t *testing.T) {
+	r := runWard(t)
+	s := r.gate.search
+	for _, c := range []struct {
+		name  string
+		reads int // before the time is over
+		want  int
+	}{
+		{"o3 and o1 of 5, the second matches", 2, 2},
+		{"none", 0, -1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			a, err := s.understand("Observation", url.Values{"subject:Patient.gender": {"male"}, "_total": {"estimate"}}, false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			v := &view{s: s, at: s.store.Position().Events}
+			f := &finding{view: v, asked: a, deadline: &deadline{time.Now().Add(time.Hour)}, budget: time.Hour}
+			left := c.reads
+			end := func() {
+				if left--; left <= 0 {
+					f.deadline.until = time.Time{}
+				}
+			}
+			v.others = timely{repositoryFunc(func(key fhir.Key) (search.State, error) {
+				end()
+				return s.others.At(t.Context(), v.at).Read(key)
+			}), v}
+			source, _ := s.candidates(a.typ, a.criteria)
+			f.source = func(after fhir.ID, n int) ([]store.Resource, error) {
+				if c.reads == 0 {
+					end()
+				}
+				return source(after, n)
+			}
+			got, err := f.count(t.Context(), result{next: &cursor{}})
+			if got != c.want || err != nil {
+				t.Errorf("estimate %d, %v, want %d", got, err, c.want)
+			}
+		})
+	}
+}
+
+// Another node may have acknowledged a definition that this one has not folded yet: a conditional
+// create waits for it, and searches by it.
+func TestAConditionMeansWhatTheNewestDefinitionsSay(t *testing.T) {
+	r := runWard(t)
+	define := func(expression string) string {
+		return `{"resourceType":"SearchParameter","id":"kin","url":"http://x.example/kin","name":"kin","status":"active","description":"d","code":"kin","base":["Patient"],"type":"string","expression":"` + expression + `"}`
+	}
+	lagging := *r.gate
+	create := func(id fhir.ID) api.Written {
+		t.Helper()
+		out, err := lagging.Write(t.Context(), api.Write{
+			Key: fhir.Key{Type: "Patient", ID: id}, Interaction: fhir.Create, IfNoneExist: "kin=adams",
+			Body: []byte(`{"resourceType":"Patient","id":"` + string(id) + `","contact":[{"name":{"family":"Adams"}}]}`),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	lagging.fence = func(context.Context) error { // what waits for the others brings the definition
+		r.put(201, define("Patient.contact.name.family"))
+		lagging.fence = nil
+		return nil
+	}
+	if out := create("p3"); out.Key.ID != "p3" || out.Interaction != fhir.Create {
+		t.Errorf("with a new definition %+v", out)
+	}
+	lagging.fence = func(context.Context) error {
+		r.put(200, define("Patient.name.family")) // now it is p1 that has this name
+		lagging.fence = nil
+		return nil
+	}
+	if out := create("p4"); out.Key.ID != "p1" || out.Interaction != fhir.Unchanged {
+		t.Errorf("with a definition that was changed %+v", out)
+	}
+}
+
+func TestListsOfIDsMergeToAllOfThemOnce(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	for range 300 {
+		lists := make([][]fhir.ID, 1+random.IntN(40))
+		all := map[fhir.ID]bool{}
+		for i := range lists {
+			for range random.IntN(200) {
+				id := fhir.ID(strconv.Itoa(random.IntN(900)))
+				lists[i], all[id] = append(lists[i], id), true
+			}
+			slices.Sort(lists[i])
+			lists[i] = slices.Compact(lists[i])
+		}
+		rows := 0
+		m := merge{lists: make([]merged, len(lists)), read: func(i int, after fhir.ID, n int) ([]fhir.ID, error) {
+			ids, err := fixed(lists[i])(after, n)
+			rows += len(ids)
+			return ids, err
+		}}
+		want := slices.Sorted(maps.Keys(all))
+		from := func(after fhir.ID) (got []fhir.ID) {
+			for {
+				some, err := m.next(after, 1+random.IntN(60))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if len(some) == 0 {
+					return got
+				}
+				got, after = append(got, some...), some[len(some)-1]
+			}
+		}
+		if got := from(""); !slices.Equal(got, want) {
+			t.Fatalf("%v, want %v", got, want)
+		}
+		once := 0
+		for _, l := range lists {
+			once += len(l)
+		}
+		if rows != once {
+			t.Fatalf("%d rows were read of %d", rows, once)
+		}
+		// A page begins anywhere, and counting at the beginning again.
+		middle := fhir.ID(strconv.Itoa(random.IntN(900)))
+		behind := slices.DeleteFunc(slices.Clone(want), func(id fhir.ID) bool { return id <= middle })
+		if got := from(middle); !slices.Equal(got, behind) {
+			t.Fatalf("behind %s %v, want %v", middle, got, behind)
+		}
+		if got := from(""); !slices.Equal(got, want) {
+			t.Fatalf("again %v, want %v", got, want)
+		}
+	}
+}
+
+// repositoryFunc reads by a function; o1, o2 and o5 refer to whatever is asked for.
+type repositoryFunc func(fhir.Key) (search.State, error)
+
+func (f repositoryFunc) Read(key fhir.Key) (search.State, error) { return f(key) }
+func (repositoryFunc) Referrers(_, _ string, _ fhir.Key, after fhir.ID, _ int) ([]fhir.ID, error) {
+	if after != "" {
+		return nil, nil
+	}
+	return []fhir.ID{"o1", "o2", "o5"}, nil
 }
 
 func TestIncludesAreBoundedAndSayWhenTheyAreCut(t *testing.T) {

@@ -48,7 +48,7 @@ func (d *Definitions) Compile(criteria string) (*Criteria, error) {
 	switch {
 	case len(criteria) > maxLength:
 		return nil, fhir.Refuse(fhir.IssueTooLong, "", fmt.Sprintf(
-			"the criteria is %d bytes long, the limit is %d: divide it among several Subscriptions", len(criteria), maxLength))
+			"the criteria is %d bytes long, the limit is %d: divide it into several", len(criteria), maxLength))
 	case !utf8.ValidString(criteria):
 		return nil, fhir.Refuse(fhir.IssueValue, "", "the criteria is not valid UTF-8")
 	}

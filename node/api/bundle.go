@@ -545,9 +545,7 @@ func (s *server) transaction(c *call, t *fhirjson.Tree, list fhirjson.Node) erro
 		if err == nil {
 			break
 		}
-		// Somebody changed what the transaction was prepared from. What its client demanded is
-		// compared again in preparing.
-		if isIssue(err, fhir.IssueConflict) && tx.prepared && try < retries {
+		if isIssue(err, fhir.IssueConflict) && tx.again(try) && ctx.Err() == nil {
 			continue
 		}
 		return tx.conflictStatus(err)

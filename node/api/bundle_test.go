@@ -304,6 +304,33 @@ func TestTransactionIsPreparedAgainWhenItsGroundMoved(t *testing.T) {
 	}
 }
 
+// Fifty clients that update one resource by its identifier all get it done: of those that are ready
+// at a time each waits for all others.
+func TestATransactionIsPreparedAgainAsOftenAsOthersAreFaster(t *testing.T) {
+	s := open(t)
+	s.must(201, "PUT", "/fhir/Patient/p1", patient)
+	update := func(more ...string) string {
+		return bundleOf("transaction", request("PUT", "Patient?identifier=urn:x|1", append(more,
+			`resource={"resourceType":"Patient","identifier":[{"system":"urn:x","value":"1"}],"active":true}`)...))
+	}
+	tries := 0
+	var rival func(*fake)
+	rival = func(f *fake) {
+		if tries++; tries <= 50 {
+			f.apply(Write{Key: fhir.Key{Type: "Patient", ID: "p1"}, Body: fmt.Appendf(nil, `{"resourceType":"Patient","id":"p1","identifier":[{"system":"urn:x","value":"1"}],"multipleBirthInteger":%d}`, tries)})
+			f.beforeNext = rival
+		}
+	}
+	s.fake.beforeNext = rival
+	s.must(200, "POST", "/fhir", update())
+	if tries != 51 {
+		t.Errorf("done after %d tries", tries)
+	}
+	// What the client demands itself does not come true by trying.
+	tries, s.fake.beforeNext = 0, nil
+	s.must(412, "POST", "/fhir", update(`ifMatch=W/"1"`))
+}
+
 func TestFeedInABundleKeepsItsVersions(t *testing.T) {
 	s := open(t)
 	s.must(200, "POST", "/fhir", bundleOf("transaction", request("PUT", "Patient/p1", `ifMatch=W/"7"`, "resource="+patient)), "X-Carillon-Feed: true")

@@ -21,6 +21,7 @@ type transaction struct {
 	entries  []*entry
 	creates  map[int]Write // by entry: POSTs, with the ids that they get unless something matches
 	prepared bool          // something was read
+	lost     bool          // to somebody faster: what was prepared could not be committed
 	answers  []bundleEntry // by entry
 
 	// Made anew by each preparation:
@@ -105,6 +106,7 @@ func (tx *transaction) onceCreated(e *entry, once func(what, name string, n int)
 
 // commit prepares the writes and makes them.
 func (tx *transaction) commit(ctx context.Context) error {
+	tx.lost = false
 	if err := tx.prepare(ctx); err != nil {
 		return err
 	}
@@ -115,7 +117,9 @@ func (tx *transaction) commit(ctx context.Context) error {
 	if err != nil {
 		var at *EntryError
 		if errors.As(err, &at) && at.Index >= 0 && at.Index < len(tx.of) {
-			return place(err, tx.of[at.Index])
+			e := tx.entries[tx.of[at.Index]]
+			tx.lost = e.ifMatch == "" && e.ifNoneMatch == ""
+			return place(err, e.n)
 		}
 		return err
 	}
@@ -129,6 +133,13 @@ func (tx *transaction) commit(ctx context.Context) error {
 		tx.answers[tx.of[i]] = tx.c.writtenEntry(w)
 	}
 	return nil
+}
+
+// again reports whether all is to be prepared anew after a conflict. Whoever lost a race has seen
+// another writer get on, so it takes many of them to use the tries up; a conflict with what the
+// client itself demanded is compared again in preparing, and stays one as a rule.
+func (tx *transaction) again(try int) bool {
+	return tx.prepared && (try < retries || tx.lost && try < overtaken)
 }
 
 // prepare makes the writes in FHIR's order: DELETE, POST, PUT and PATCH.
