@@ -76,7 +76,22 @@ type subscription struct {
 	criteria *search.Criteria     // by which it is matched; nil if it hears nothing
 	path     *fhirpath.Expression // that must be true as well; nil if there is none
 	uses     []string             // names of the definitions that criteria depends on
+	basis    record.Sequence      // place of the newest of them that criteria was compiled with
 	stale    string               // why criteria is of older definitions than those that stand; empty if it is not
+	staleAt  record.Sequence      // since when it is
+}
+
+// asksLike reports whether a version of a Subscription asks what an earlier one asked.
+func (s *subscription) asksLike(was *subscription) bool {
+	return was != nil && s.birth == was.birth && s.Criteria == was.Criteria && s.Path == was.Path
+}
+
+// goOn makes a Subscription be evaluated as before, for what stands at a place of the log does
+// not let its criteria be compiled.
+func (s *subscription) goOn(was *subscription, at record.Sequence) {
+	s.staleAt = cmp.Or(was.staleAt, at)
+	s.stale, s.problem = unusable(s.staleAt, s.problem), ""
+	s.criteria, s.path, s.basis = was.criteria, was.path, was.basis
 }
 
 // pausedSet holds the Subscriptions that an operator has paused, with the birth that was meant.
@@ -188,12 +203,13 @@ func (r *registry) compileAgain(s *subscription, at record.Sequence) {
 	was := *s
 	s.problem, s.stale, s.criteria = "", "", nil
 	if r.compile(s); s.criteria != nil {
+		s.staleAt = 0
 		r.forget(&was)
 		r.index.Put(r.entry(s, at))
 		return
 	}
 	if was.criteria != nil {
-		s.stale, s.problem, s.criteria = unusable(at, s.problem), "", was.criteria
+		s.goOn(&was, at)
 	}
 }
 
@@ -201,6 +217,9 @@ func (r *registry) compileAgain(s *subscription, at record.Sequence) {
 // uses. Called before others see the Subscription.
 func (r *registry) entry(s *subscription, from record.Sequence) index.Entry {
 	s.uses = r.defs.uses(s.criteria)
+	if s.stale == "" {
+		s.basis = r.defs.basis(s.uses)
+	}
 	for _, name := range s.uses {
 		if r.users[name] == nil {
 			r.users[name] = map[fhir.ID]bool{}
@@ -209,7 +228,7 @@ func (r *registry) entry(s *subscription, from record.Sequence) index.Entry {
 	}
 	return index.Entry{
 		ID: s.id, Birth: s.birth, Version: s.version, From: from, End: s.End,
-		Interactions: s.Heard(), Criteria: s.criteria, Basis: r.defs.basis(s.uses), Path: s.path,
+		Interactions: s.Heard(), Criteria: s.criteria, Basis: s.basis, Path: s.path,
 	}
 }
 
@@ -236,7 +255,11 @@ func (r *registry) apply(c record.Change) *subscription {
 	r.mu.Unlock()
 	delete(r.uncompiled, now.id)
 	if now.hears() {
-		r.compile(now)
+		// A change of status alone, which the cluster may write by itself, must not silence who was
+		// heard although a definition is gone.
+		if r.compile(now); now.criteria == nil && now.asksLike(old) && old.criteria != nil {
+			now.goOn(old, now.version)
+		}
 	}
 	if old != nil {
 		r.forget(old)
