@@ -94,28 +94,19 @@ func matchFiles(c *call) (err error) {
 
 // definitions are those of a version, with what --definitions adds.
 func (c *call) definitions(version fhir.Version) (*search.Definitions, error) {
-	defs := search.For(version)
 	name := c.String("definitions")
 	if name == "" {
-		return defs, nil
+		return search.For(version), nil
 	}
-	files, err := node.ReadDefinitions(name)
+	ds, err := node.ReadDefinitions(name)
 	if err != nil {
 		return nil, &exitError{code: exitUsage, err: err}
 	}
-	byType := map[string][][]byte{}
-	for _, f := range files {
-		byType[f.Key.Type] = append(byType[f.Key.Type], f.Body)
-	}
-	defs, errs := defs.WithParameters(byType["SearchParameter"]...)
-	if err := errors.Join(errs...); err != nil {
-		return nil, &exitError{code: exitUsage, err: fmt.Errorf("%s: %w", name, err)}
-	}
-	terminology, err := search.NewTerminology(append(byType["ValueSet"], byType["CodeSystem"]...)...)
+	defs, err := node.Together(version, ds)
 	if err != nil {
-		return nil, &exitError{code: exitUsage, err: fmt.Errorf("%s: %w", name, err)}
+		return nil, &exitError{code: exitUsage, err: err}
 	}
-	return defs.WithTerminology(terminology), nil
+	return defs, nil
 }
 
 // tryout counts what criteria do to resources.
