@@ -455,6 +455,9 @@ func doubts(criteria *search.Criteria, path *fhirpath.Expression) (warnings []fh
 	} else if !criteria.AnyType() && !slices.ContainsFunc(criteria.Types(), stored) {
 		warn("the criteria can never match: a " + criteria.Types()[0] + " is not stored here, so there are no events of it")
 	}
+	for _, code := range criteria.Unconverted() {
+		warn(fmt.Sprintf("%q is no unit of UCUM that is known here, so only values of this very code are met and none is converted", code))
+	}
 	if path != nil {
 		for _, w := range path.Warnings() {
 			warn("fhir-path-criteria-expression: " + w)

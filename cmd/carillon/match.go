@@ -86,6 +86,9 @@ func matchFiles(c *call) (err error) {
 	if never := criteria.Never(); never != "" {
 		c.warn("the criteria can never match: %s", never)
 	}
+	for _, code := range criteria.Unconverted() {
+		c.warn("%q is no unit of UCUM that is known here, so only values of this very code are met and none is converted", code)
+	}
 	if t.refused > 0 {
 		return usage("%d could not be read as resources", t.refused)
 	}
