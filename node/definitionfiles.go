@@ -3,6 +3,7 @@ package node
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,7 +13,9 @@ import (
 
 	"github.com/carillon-fhir/carillon/match/fhir"
 	"github.com/carillon-fhir/carillon/match/fhir/json"
+	"github.com/carillon-fhir/carillon/match/search"
 	"github.com/carillon-fhir/carillon/node/api"
+	"github.com/carillon-fhir/carillon/node/config"
 )
 
 // Definition is a SearchParameter, ValueSet or CodeSystem out of a file.
@@ -121,29 +124,79 @@ func named(typ string) string {
 	return "a " + typ
 }
 
-// loadDefinitions writes the definitions of the configuration, as a client would: those that the
-// log does not say already. So all nodes of a cluster have them from the log, each at one place,
-// whatever their own files hold; where files differ, those of the node that started last count.
-func (n *Node) loadDefinitions(ctx context.Context) error {
-	if n.cfg.FHIR.Definitions == "" {
-		return nil
+// Together gives the definitions of a version with those that were read added, as a node has them
+// that stores them. Its error names the file of each SearchParameter that cannot be used.
+func Together(version fhir.Version, ds []Definition) (*search.Definitions, error) {
+	var files []string
+	var parameters, terminology [][]byte
+	for _, d := range ds {
+		if d.Key.Type != "SearchParameter" {
+			terminology = append(terminology, d.Body)
+			continue
+		}
+		files, parameters = append(files, d.File), append(parameters, d.Body)
 	}
-	ds, err := ReadDefinitions(n.cfg.FHIR.Definitions)
+	defs, errs := search.For(version).WithParameters(parameters...)
+	for i, err := range errs {
+		if err != nil {
+			errs[i] = fmt.Errorf("%s: %w", files[i], err)
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	t, err := search.NewTerminology(terminology...)
 	if err != nil {
-		return n.cfg.Refuse("fhir.definitions", "%s", err)
+		return nil, err
+	}
+	return defs.WithTerminology(t), nil
+}
+
+// configuredDefinitions reads what fhir.definitions names, in the order in which it can be written:
+// a parameter may be a component of another.
+func configuredDefinitions(cfg config.Config) ([]Definition, error) {
+	if cfg.FHIR.Definitions == "" {
+		return nil, nil
+	}
+	ds, err := ReadDefinitions(cfg.FHIR.Definitions)
+	if err != nil {
+		return nil, cfg.Refuse("fhir.definitions", "%s", err)
 	}
 	seen := map[fhir.Key]string{}
 	for _, d := range ds {
 		if !d.Key.ID.Valid() {
-			return n.cfg.Refuse("fhir.definitions", "%s: the %s has no id that it could be stored under", d.File, d.Key.Type)
+			return nil, cfg.Refuse("fhir.definitions", "%s: the %s has no id that it could be stored under", d.File, d.Key.Type)
 		}
 		if before, ok := seen[d.Key]; ok {
-			return n.cfg.Refuse("fhir.definitions", "%s: %s is in %s already", d.File, d.Key, before)
+			return nil, cfg.Refuse("fhir.definitions", "%s: %s is in %s already", d.File, d.Key, before)
 		}
 		seen[d.Key] = d.File
 	}
-	// In this order, since a parameter may be a component of another.
 	slices.SortStableFunc(ds, func(a, b Definition) int { return boolOrder(composite(a.Body), composite(b.Body)) })
+	return ds, nil
+}
+
+// CheckDefinitions says, as a *config.Error, what of fhir.definitions would keep a node from
+// starting that has stored none before.
+func CheckDefinitions(cfg config.Config) error {
+	ds, err := configuredDefinitions(cfg)
+	if err != nil {
+		return err
+	}
+	if _, err := Together(fhir.Version(cfg.FHIR.Version), ds); err != nil {
+		return cfg.Refuse("fhir.definitions", "%s", err)
+	}
+	return nil
+}
+
+// loadDefinitions writes the definitions of the configuration, as a client would: those that the
+// log does not say already. So all nodes of a cluster have them from the log, each at one place,
+// whatever their own files hold; where files differ, those of the node that started last count.
+func (n *Node) loadDefinitions(ctx context.Context) error {
+	ds, err := configuredDefinitions(n.cfg)
+	if err != nil {
+		return err
+	}
 	for _, d := range ds {
 		if err := n.writeDefinition(ctx, d); err != nil {
 			return err

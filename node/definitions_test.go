@@ -90,6 +90,42 @@ func coded(id, code string) string {
 	return fmt.Sprintf(`{"resourceType":"Observation","id":%q,"status":"final","code":{"coding":[{"system":"http://example.org/cs","code":%q}]}}`, id, code)
 }
 
+// A status that the cluster writes by itself is a version of its own. Compiled with what stands
+// then, a Subscription whose ValueSet is gone heard nothing from there on.
+func TestASubscriptionWhoseValueSetIsGoneIsStillHeardAfterItsStatusTurnsToError(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig(t.TempDir())
+	cfg.Delivery.OnExhausted, cfg.Delivery.Retry.Attempts = "error", 1
+	r := runNode(t, cfg)
+	r.write("ValueSet/vs", valueSet("a"))
+	r.write("Subscription/s", subscriptionTo("s", "Observation?code:in=http://example.org/vs", endpoint(t, 500)))
+	r.do(204, "DELETE", "/fhir/ValueSet/vs", "", nil)
+	gone := r.reason("s")
+	r.write("ValueSet/other", strings.ReplaceAll(valueSet("a"), "vs", "other"))
+	if reason := r.reason("s"); gone == "" || reason != gone {
+		t.Errorf("after a change of another ValueSet the status says %q, before it %q", reason, gone)
+	}
+	r.write("Observation/1", coded("1", "a"))
+	r.await("the status error", "/fhir/Subscription/s", func(s map[string]any) bool { return s["status"] == "error" })
+	r.write("Observation/2", coded("2", "a"))
+	r.events("s", 2)
+	forms := r.forms()
+	if err := r.wait(); err != nil {
+		t.Fatal(err)
+	}
+
+	again := runNode(t, cfg)
+	if got := again.forms(); !slices.Equal(got, forms) {
+		t.Errorf("after a restart the index holds %q, before it %q", got, forms)
+	}
+	again.write("Observation/3", coded("3", "a"))
+	again.events("s", 3)
+	again.write("ValueSet/vs", valueSet("b"))
+	again.write("Observation/4", coded("4", "a"))
+	again.write("Observation/5", coded("5", "b"))
+	again.events("s", 4)
+}
+
 // A Subscription is matched by the ValueSet as it stands at the place of each event; what cannot
 // be used any more leaves it as it was; and a restart changes nothing about it.
 func TestACriteriaFollowsTheValueSetThatItUses(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -220,6 +221,20 @@ func (a answer) outcome() string {
 		lines = append(lines, strings.Map(printable, line))
 	}
 	return strings.Join(lines, "\n")
+}
+
+// warnings lists what the server doubts in a write that it accepted: the texts of its Warning
+// headers (RFC 7234 section 5.5) with code 299. Proxies add others, which say nothing of the resource.
+func (a answer) warnings() []string {
+	var texts []string
+	for _, h := range a.header.Values("Warning") {
+		if _, quoted, ok := strings.Cut(h, ` "`); ok && strings.HasPrefix(h, "299 ") {
+			if text, err := strconv.Unquote(`"` + quoted); err == nil {
+				texts = append(texts, strings.Map(printable, text))
+			}
+		}
+	}
+	return texts
 }
 
 // retryAfter is how long the server asks to wait; fallback if it says nothing. Waits over a

@@ -33,6 +33,22 @@ func TestExitCodesFollowTheStatus(t *testing.T) {
 	}
 }
 
+func TestSubscriptionCreateTellsWhatTheServerDoubts(t *testing.T) {
+	fake := newFakeServer()
+	defer fake.close()
+	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
+	fake.refuse = func(w http.ResponseWriter, r *http.Request) bool {
+		w.Header().Add("Warning", `299 carillon "the criteria can never match: it says \"a\" and \u00fc"`)
+		w.Header().Add("Warning", `110 - "Response is stale" "Sun, 22 Nov 2026 08:00:00 GMT"`) // a proxy's
+		return false
+	}
+	code, stdout, stderr := carillon(t, `{"resourceType":"Subscription","status":"requested","criteria":"Patient"}`,
+		"sub", "create", "-f", "-", "--server", fake.url())
+	if want := "carillon: the criteria can never match: it says \"a\" and ü\n"; code != exitDone || stderr != want || !strings.Contains(stdout, "made") {
+		t.Errorf("code %d, stdout %q, stderr %q, want %q", code, stdout, stderr, want)
+	}
+}
+
 func TestExplainNeverSaysNoWhenItDoesNotKnow(t *testing.T) {
 	fake := newFakeServer()
 	defer fake.close()

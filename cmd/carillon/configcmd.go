@@ -9,6 +9,7 @@ import (
 	"github.com/goccy/go-yaml"
 	"github.com/urfave/cli/v2"
 
+	"github.com/carillon-fhir/carillon/node"
 	"github.com/carillon-fhir/carillon/node/api"
 	"github.com/carillon-fhir/carillon/node/config"
 )
@@ -25,7 +26,8 @@ every mistake with its line. The exit code is 0 if there is none, else 2. With -
 csv the mistakes are the result, on stdout.
 
 Every node in the file is looked at, or the one that --node names. Certificates and keys that
-are not there, or do not fit, are warnings: they may be on another machine. serve refuses them.`,
+are not there, or do not fit, and definitions that criteria could not use are warnings: they may be
+on another machine. serve refuses them.`,
 					"carillon config check cluster.yaml",
 					"carillon config check cluster.yaml --node n1 -o json"),
 				Flags:  []cli.Flag{&cli.StringFlag{Name: "node", Usage: "check for the node of this `NAME` alone"}},
@@ -71,7 +73,7 @@ func configCheck(c *call) error {
 		return err
 	}
 	if !isBad { // a file that is wrong may name wrong files
-		errors.As(cfg.CheckFiles(), &files)
+		files = joined(cfg.CheckFiles(), node.CheckDefinitions(cfg))
 	}
 	switch {
 	case c.out.form != "table":
@@ -84,6 +86,20 @@ func configCheck(c *call) error {
 	}
 	c.note("%s is right", c.Args().First())
 	return nil
+}
+
+// joined is one error of the problems of several; nil if there are none.
+func joined(errs ...error) *config.Error {
+	var all []config.Problem
+	for _, err := range errs {
+		if e := (*config.Error)(nil); errors.As(err, &e) {
+			all = append(all, e.Problems...)
+		}
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	return &config.Error{Problems: all}
 }
 
 // configProblem is config.Problem for programs.

@@ -33,6 +33,8 @@ func TestExamplesOfHelpWork(t *testing.T) {
 		"subscription.json": `{"resourceType":"Subscription","status":"active","criteria":"Patient"}`,
 		"resources.ndjson":  `{"resourceType":"Patient","id":"p"}` + "\n",
 		"patient.json":      `{"resourceType":"Patient","id":"p"}`,
+		"encounter.json":    `{"resourceType":"Encounter","id":"e"}`,
+		"valueset.json":     `{"resourceType":"ValueSet","id":"lipids","url":"http://example.org/lipids","compose":{"include":[{"system":"http://loinc.org","concept":[{"code":"2093-3"}]}]}}`,
 		"token.txt":         "carillon_x_y\n",
 		"cluster.yaml":      string(manifest),
 	} {

@@ -16,7 +16,9 @@ func fhirpathCommand() *cli.Command {
 		ArgsUsage: "EXPR [FILE|-]",
 		Description: help(`Prints the result collection as a JSON array. The resource of the file (- is standard input) is
 the context and %current; --previous gives the state before it. Without a file, --previous alone is
-a delete: %previous is the context and %current is empty.`,
+a delete: %previous is the context and %current is empty. (The criteria of a Subscription in the
+extension fhir-path-criteria-expression sees the deleted state as %current too, as with Medplum:
+carillon explain tells what it gives.)`,
 			"carillon fhirpath 'name.given' patient.json",
 			"carillon fhirpath '%previous.exists() implies %previous.active != %current.active' patient.json --previous patient.json"),
 		Flags: []cli.Flag{

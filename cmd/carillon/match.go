@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -20,11 +21,18 @@ func matchCommand() *cli.Command {
 		Usage:     "try criteria against resources, without a server",
 		ArgsUsage: "CRITERIA FILE…|-",
 		Description: help(`Prints Type/id of each resource that meets the criteria, a line each, and a count on stderr.
-Files hold a resource a line (NDJSON); - is standard input. Criteria that are wrong or not
-supported are refused with exit code 2, as writing the Subscription would be. SearchParameters,
-ValueSets and CodeSystems that the criteria uses are read with --definitions, from a file or a
-folder; they are resources by themselves, in Bundles, or a line each.`,
-			"carillon match 'Observation?code=http://loinc.org|2093-3' resources.ndjson"),
+Files hold a resource a line (NDJSON), - is standard input; a file whose name ends in .json holds
+one resource in all. Criteria that are wrong or not supported are refused with exit code 2, as
+writing the Subscription would be. SearchParameters, ValueSets and CodeSystems that the criteria uses
+are read with --definitions, from a file or a folder; they are resources by themselves, in Bundles,
+or a line each.
+
+Each resource is looked at by itself. So chains (subject:Patient.name=), _has and _list are refused
+here, while a server takes them: carillon subscription check tells what it would say, and carillon
+explain --subscription FILE tries them on what it has stored.`,
+			"carillon match 'Observation?code=http://loinc.org|2093-3' resources.ndjson",
+			"carillon match 'Observation?code:in=http://example.org/lipids' --definitions valueset.json resources.ndjson",
+			"carillon match --fhir R5 'Encounter?date-start=ge2025' encounter.json"),
 		Flags: []cli.Flag{
 			fhirFlag(),
 			&cli.StringFlag{Name: "definitions", Usage: "`FILE` or folder of SearchParameters, ValueSets and CodeSystems"},
@@ -55,9 +63,13 @@ func matchFiles(c *call) (err error) {
 	if err != nil {
 		return err
 	}
-	criteria, err := defs.Compile(c.Args().First())
+	// Compiled as a server does, so that an error within a chain is told rather than the chain itself.
+	criteria, err := defs.WithRepository().Compile(c.Args().First())
 	if err != nil {
 		return &exitError{code: exitUsage, err: err}
+	}
+	if criteria.NeedsRepository() {
+		return usage("the criteria asks for other resources than the one that it is held against (a chain, _has or _list), and here each is looked at by itself; ask a server: carillon explain --subscription FILE TYPE/ID")
 	}
 	t := tryout{c: c, version: version, defs: defs, criteria: criteria,
 		resource: search.NewResource(defs, nil), out: bufio.NewWriterSize(c.App.Writer, 64<<10)}
@@ -74,36 +86,30 @@ func matchFiles(c *call) (err error) {
 	if never := criteria.Never(); never != "" {
 		c.warn("the criteria can never match: %s", never)
 	}
+	for _, code := range criteria.Unconverted() {
+		c.warn("%q is no unit of UCUM that is known here, so only values of this very code are met and none is converted", code)
+	}
 	if t.refused > 0 {
-		return usage("%d lines could not be read as resources", t.refused)
+		return usage("%d could not be read as resources", t.refused)
 	}
 	return nil
 }
 
 // definitions are those of a version, with what --definitions adds.
 func (c *call) definitions(version fhir.Version) (*search.Definitions, error) {
-	defs := search.For(version)
 	name := c.String("definitions")
 	if name == "" {
-		return defs, nil
+		return search.For(version), nil
 	}
-	files, err := node.ReadDefinitions(name)
+	ds, err := node.ReadDefinitions(name)
 	if err != nil {
 		return nil, &exitError{code: exitUsage, err: err}
 	}
-	byType := map[string][][]byte{}
-	for _, f := range files {
-		byType[f.Key.Type] = append(byType[f.Key.Type], f.Body)
-	}
-	defs, errs := defs.WithParameters(byType["SearchParameter"]...)
-	if err := errors.Join(errs...); err != nil {
-		return nil, &exitError{code: exitUsage, err: fmt.Errorf("%s: %w", name, err)}
-	}
-	terminology, err := search.NewTerminology(append(byType["ValueSet"], byType["CodeSystem"]...)...)
+	defs, err := node.Together(version, ds)
 	if err != nil {
-		return nil, &exitError{code: exitUsage, err: fmt.Errorf("%s: %w", name, err)}
+		return nil, &exitError{code: exitUsage, err: err}
 	}
-	return defs.WithTerminology(terminology), nil
+	return defs, nil
 }
 
 // tryout counts what criteria do to resources.
@@ -124,6 +130,9 @@ func (t *tryout) file(name string) error {
 		return err
 	}
 	defer r.Close()
+	if strings.HasSuffix(name, ".json") {
+		return t.whole(name, r)
+	}
 	lines := newLineReader(r, maxLine)
 	for {
 		line, err := lines.next()
@@ -140,6 +149,26 @@ func (t *tryout) file(name string) error {
 			t.refuse(name, lines.line, err)
 		}
 	}
+}
+
+// whole takes a file that is one resource, on however many lines.
+func (t *tryout) whole(name string, r io.Reader) error {
+	body, err := io.ReadAll(io.LimitReader(r, maxLine+1))
+	if err != nil {
+		return fmt.Errorf("read %s: %w", name, err)
+	}
+	if len(body) > maxLine {
+		return usage("%s is larger than %d MiB", name, maxLine>>20)
+	}
+	err = t.one(body)
+	if syntax := (*json.SyntaxError)(nil); errors.As(err, &syntax) {
+		err = fmt.Errorf("not one JSON text; a file of lines should be named .ndjson: %w", err)
+	}
+	if err != nil {
+		t.refused++
+		t.c.warn("%s: %v", name, err)
+	}
+	return nil
 }
 
 func (t *tryout) refuse(name string, line int, err error) {

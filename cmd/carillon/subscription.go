@@ -145,11 +145,17 @@ func subscriptionCreate(c *call) error {
 		}
 		r.method, r.path = http.MethodPut, "/fhir/Subscription/"+head.ID
 	}
-	a, err := cl.ask(c.ctx(), r)
+	a, err := cl.do(c.ctx(), r)
 	if err != nil {
 		return err
 	}
-	return c.out.object(a, columns("ID=id STATUS=status CRITERIA=criteria CHANNEL=channel.type"))
+	if err := a.refusal(); err != nil {
+		return err
+	}
+	for _, w := range a.warnings() {
+		c.warn("%s", w)
+	}
+	return c.out.object(a.body, columns("ID=id STATUS=status CRITERIA=criteria CHANNEL=channel.type"))
 }
 
 // resourceHead is what the command line needs to know of a resource.

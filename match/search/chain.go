@@ -280,9 +280,17 @@ func (x *chain) explainOne(r *Resource, v *reference, c *Condition) bool {
 	case other == nil:
 		c.find(name + ": not known here")
 	default:
-		c.find(name + ": " + strings.Join(next.explain(other, r.limit).Found, ", "))
+		c.find(name + ": " + next.seen(other, r.limit))
 	}
 	return other != nil
+}
+
+// seen tells what a condition at the end of a link looks at in the other resource.
+func (c *condition) seen(other *Resource, steps int) string {
+	if found := c.explain(other, steps).Found; len(found) > 0 {
+		return strings.Join(found, ", ")
+	}
+	return "no value"
 }
 
 // find adds what was found, within bounds.

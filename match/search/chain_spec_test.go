@@ -179,9 +179,10 @@ func TestChainsOfEqualMeaningShareATextThatMeansTheSame(t *testing.T) {
 
 // Explain shows what was reached, and why it did not do.
 func TestExplainSaysWhatAChainReached(t *testing.T) {
-	w := newWorld(patient("p", `"gender":"male"`))
+	w := newWorld(patient("p", `"gender":"male"`), patient("q", ""))
 	for _, c := range []struct{ subject, found, note string }{
 		{`{"reference":"Patient/p"}`, "Patient/p: male", "no resource that is referred to meets it"},
+		{`{"reference":"Patient/q"}`, "Patient/q: no value", "no resource that is referred to meets it"},
 		{`{"reference":"Patient/x"}`, "Patient/x: not known here", "leads to one that is known here"},
 		{`{"reference":"Group/g"}`, "Group/g: not asked", "leads to one that is known here"},
 		{`{}`, "", "no value in the resource"},

@@ -86,7 +86,7 @@ func (x *reverse) explain(r *Resource, c *Condition) {
 	count := 0
 	x.each(r, func(other *Resource) bool {
 		count++
-		c.find(fmt.Sprintf("%s/%s: %s", x.typ.name, other.ID(), strings.Join(x.next.explain(other, r.limit).Found, ", ")))
+		c.find(fmt.Sprintf("%s/%s: %s", x.typ.name, other.ID(), x.next.seen(other, r.limit)))
 		return len(c.Found) < foundLimit
 	})
 	c.Note = fmt.Sprintf("no %s that refers to it meets the condition", x.typ.name)

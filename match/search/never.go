@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/carillon-fhir/carillon/match/fhir/model"
+	"github.com/carillon-fhir/carillon/match/ucum"
 )
 
 // Never says why no resource can meet the criteria, for a warning to its author; it is empty
@@ -22,6 +23,33 @@ func (c *Criteria) Never() string {
 		}
 	}
 	return ""
+}
+
+// Unconverted lists the units in the criteria that are said to be of UCUM and that package ucum does
+// not read (mmHg for mm[Hg]), for a warning to its author: values are met of the very same code
+// alone. Those within _filter, chains and _has are not looked for.
+func (c *Criteria) Unconverted() (codes []string) {
+	for _, cond := range c.conditions {
+		codes = cond.unconverted(codes)
+	}
+	return codes
+}
+
+func (c *condition) unconverted(codes []string) []string {
+	for i := range c.amounts {
+		w := &c.amounts[i]
+		if w.units == systemUnit && w.system == ucum.System && w.measure == nil && !slices.Contains(codes, w.code) {
+			codes = append(codes, w.code)
+		}
+	}
+	if c.tuples != nil {
+		for _, t := range *c.tuples {
+			for i := range t {
+				codes = t[i].unconverted(codes)
+			}
+		}
+	}
+	return codes
 }
 
 // contradiction says why two conditions cannot both hold.

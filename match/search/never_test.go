@@ -1,6 +1,9 @@
 package search
 
-import "testing"
+import (
+	"slices"
+	"testing"
+)
 
 func TestCriteriaThatCanNeverMatchAreToldApart(t *testing.T) {
 	for _, test := range []struct {
@@ -51,6 +54,32 @@ func TestCriteriaThatCanNeverMatchAreToldApart(t *testing.T) {
 		}
 		if why := c.Never(); (why != "") != test.never {
 			t.Errorf("%s: can never match: %q", test.criteria, why)
+		}
+	}
+}
+
+// mmHg is no unit of UCUM (mm[Hg] is): such a criteria finds nothing that a laboratory sends, and
+// was accepted without a word.
+func TestAUnitThatIsNoneOfUCUMIsToldToItsAuthor(t *testing.T) {
+	const ucum = "|http://unitsofmeasure.org|"
+	for criteria, want := range map[string][]string{
+		"Observation?value-quantity=gt140" + ucum + "mmHg":                                           {"mmHg"},
+		"Observation?value-quantity=gt140" + ucum + "mmHg,gt1" + ucum + "mmHg,gt2" + ucum + "mm[Hg]": {"mmHg"},
+		"Observation?component-code-value-quantity=8480-6$gt140" + ucum + "mmHg":                     {"mmHg"},
+		"Observation?value-quantity=gt140" + ucum + "mm[Hg]":                                         nil,
+		"Observation?value-quantity=gt140" + ucum + "{score}":                                        nil,
+		"Observation?value-quantity=gt140||mmHg":                                                     nil, // the unit as text
+		"Observation?value-quantity=gt1|http://snomed.info/sct|258813002":                            nil,
+		"Observation?value-quantity=gt140":                                                           nil,
+		"Observation?code=mmHg":                                                                      nil,
+	} {
+		c, err := R4().Compile(criteria)
+		if err != nil {
+			t.Errorf("%s: %v", criteria, err)
+			continue
+		}
+		if got := c.Unconverted(); !slices.Equal(got, want) {
+			t.Errorf("%s: not converted are %q, want %q", criteria, got, want)
 		}
 	}
 }
