@@ -119,9 +119,13 @@ func (f *form) plain() bool {
 	return len(f.dims) == 0 && f.shift == nil && f.factor.Cmp(one) == 0
 }
 
-// named writes a code for a product.
+// named writes a code for a product. A product within the limits may have parts beyond them,
+// which cancel out; nobody could read its code again, so it counts as too large.
 func (f *form) named() (Unit, error) {
 	if f.code = writeTerms(f.terms); len(f.code) > maxCode {
+		return Unit{}, ErrTooLarge
+	}
+	if _, err := Parse(f.code); err != nil {
 		return Unit{}, ErrTooLarge
 	}
 	return Unit{f}, nil
