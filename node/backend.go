@@ -186,6 +186,9 @@ func (b backend) Explain(ctx context.Context, q api.ExplainQuery) (api.Explanati
 }
 
 func (b backend) explainStored(ctx context.Context, sub *subscription, q match.Question) (match.Explanation, error) {
+	if sub.problem != "" && q.At > sub.version { // the index may hold what was in force before it
+		return b.explainIdle(ctx, sub, q)
+	}
 	answer, err := match.Explain(ctx, b.subs.index, q)
 	if fhir.AsError(err) != nil {
 		return b.explainIdle(ctx, sub, q)

@@ -104,6 +104,22 @@ func TestExplainSeesAnEventAsItsMatcherDid(t *testing.T) {
 	}
 }
 
+// A Subscription may be accepted while another node deletes what it uses.
+func TestExplainSaysWhyAVersionThatCannotBeCompiledHearsNothing(t *testing.T) {
+	t.Parallel()
+	r := runNode(t, testConfig(t.TempDir()))
+	r.write("Subscription/s", subscriptionTo("s", "Patient?active=true", endpoint(t, 200)))
+	body := subscriptionTo("s", "Patient?gender:in=http://example.org/deleted", endpoint(t, 200))
+	at := r.store.Position().Events
+	r.subs.apply(record.Change{Interaction: fhir.Update, Birth: r.subs.get("s").birth, Event: record.Event{
+		Sequence: at + 1, Time: time.Now(), Key: fhir.Key{Type: "Subscription", ID: "s"}, Body: []byte(strings.Replace(body, "requested", "active", 1))}})
+	var x api.Explanation
+	r.do(200, "POST", "/admin/api/v1/explain", `{"subscription":"s","body":{"resourceType":"Patient","active":true}}`, &x)
+	if x.Matches || len(x.Conditions) != 1 || !strings.Contains(x.Conditions[0].Note, "http://example.org/deleted") {
+		t.Errorf("explained as %+v", x)
+	}
+}
+
 // away is a repository that does not answer.
 type away struct{ err error }
 

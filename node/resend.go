@@ -132,11 +132,10 @@ func (a *admin) met(i fhir.Interaction, r *search.Resource, meant func(index.Hit
 
 // undecidable is the refusal of a request that depends on what a Subscription's criteria says.
 func undecidable(id fhir.ID, err error) error {
-	err = fmt.Errorf("Subscription/%s: %w", id, err)
 	if unavailable(err) {
-		return unanswered(err)
+		return unanswered(fmt.Errorf("criteria of Subscription/%s: %w", id, err))
 	}
-	return fhir.Refuse(fhir.IssueProcessing, "", err.Error())
+	return fhir.Refuse(fhir.IssueProcessing, "", fmt.Sprintf("Subscription/%s: %s", id, err))
 }
 
 // resendPaths leaves out those whose FHIRPath criteria is not true. As with Medplum, one who
