@@ -358,7 +358,7 @@ func (f *finding) states(ctx context.Context, list []store.Resource) ([]item, er
 	}
 	items := make([]item, 0, len(list))
 	for _, res := range list {
-		it, ok, err := f.s.state(res, f.at)
+		it, ok, err := f.s.state(res, f.at, f.deadline)
 		if err != nil {
 			return nil, err
 		}

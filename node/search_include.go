@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -218,7 +219,11 @@ func (in *inclusion) add(ctx context.Context, key fhir.Key, fits func(record.Eve
 	if err != nil || !known {
 		return err
 	}
-	it, ok, err := in.s.state(res, in.at)
+	it, ok, err := in.s.state(res, in.at, in.deadline)
+	if errors.Is(err, errLate) {
+		in.late()
+		return nil
+	}
 	if err != nil || !ok {
 		return err
 	}

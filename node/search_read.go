@@ -86,8 +86,8 @@ type item struct {
 func (i item) spot() spot { return spot{i.version, i.key.ID} }
 
 // state finds the version that a resource had at a position; ok is false where it had none, or is
-// deleted now.
-func (s *searcher) state(res store.Resource, at record.Sequence) (it item, ok bool, err error) {
+// deleted now. A position long ago may have thousands of versions after it, so the time is looked at.
+func (s *searcher) state(res store.Resource, at record.Sequence, d *deadline) (it item, ok bool, err error) {
 	if res.Version == 0 || res.Deleted {
 		return it, false, nil
 	}
@@ -102,6 +102,9 @@ func (s *searcher) state(res store.Resource, at record.Sequence) (it item, ok bo
 		if v.Sequence <= at {
 			it.version = v.Sequence
 			return it, v.Interaction != fhir.Delete, nil
+		}
+		if d.passed() {
+			return it, false, errLate
 		}
 	}
 	return it, false, nil

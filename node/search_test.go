@@ -428,6 +428,17 @@ func TestASearchThatTakesTooLongSaysHowToNarrowIt(t *testing.T) {
 			t.Errorf("%s: %v, want %s", query, err, want)
 		}
 	}
+	// So does one of a place of the log that thousands of versions follow.
+	res, known, err := s.store.Resource(fhir.Key{Type: "Observation", ID: "o1"})
+	if err != nil || !known {
+		t.Fatal(known, err)
+	}
+	if _, _, err := s.state(res, res.Version-1, &deadline{}); !errors.Is(err, errLate) {
+		t.Errorf("the state before %s: %v", res.Key, err)
+	}
+	if _, ok, err := s.state(res, res.Version-1, &deadline{time.Now().Add(time.Hour)}); ok || err != nil {
+		t.Errorf("the state before %s: %v %v", res.Key, ok, err)
+	}
 	// What was found stands where only its frame takes too long.
 	a, err := s.understand("Observation", url.Values{"_count": {"1"}, "_include": {"Observation:subject"}}, false)
 	if err != nil {
