@@ -109,21 +109,24 @@ func (c *Criteria) Accesses() []Access {
 func (c *Criteria) Open() bool { return len(c.conditions) == 0 }
 
 // Glance looks at the memory that Match will look at, and does nothing with it: who has several
-// criteria to ask has it fetched for all of them at once. The number means nothing; it keeps the
-// compiler from leaving the look out.
+// criteria to ask has it fetched for all of them at once. The first look is at the criteria
+// itself, the second at what it leads to, so that nothing is waited for between the two. The
+// number means nothing; it keeps the compiler from leaving the look out.
 func (c *Criteria) Glance() int {
-	n := len(c.conditions)
-	switch own := &c.own; {
-	case len(own.tokens) > 0:
-		n += len(own.tokens[0].code) + int(own.tokens[0].scope)
-		if own.tokens[0].code != "" {
-			n += int(own.tokens[0].code[0])
-		}
-	case len(own.references) > 0:
-		n += len(own.references[0].id)
-		if len(own.references[0].id) > 0 {
-			n += int(own.references[0].id[0])
-		}
+	own := &c.own
+	return len(c.conditions) + len(own.modifier) + int(own.token[0].scope) + int(own.reference[0].end) + len(own.source)
+}
+
+// GlanceFurther is the second look; see Glance.
+func (c *Criteria) GlanceFurther() (n int) {
+	if s := c.own.token[0].code; s != "" {
+		n += int(s[0])
+	}
+	if s := c.own.reference[0].whole; s != "" {
+		n += int(s[0])
+	}
+	if len(c.conditions) > 1 {
+		n += len(c.conditions[1].modifier) + int(c.conditions[1].token[0].scope)
 	}
 	return n
 }
@@ -171,7 +174,7 @@ func (c *condition) access(d *Definitions) (Access, int) {
 	case k == kindToken && c.extra != nil: // small sets of codes, and identifiers with a type
 		a.Hashes, weight = d.codeHashes(c.extra.accessCodes()), tokenSelectivity(c.param)
 	case k == kindReference && (m == "" || d.HasType(m)):
-		a.Hashes, weight = d.referenceHashes(c.references, c.param), 800
+		a.Hashes, weight = d.referenceHashes(c.references), 800
 	case k == kindComposite && m == "":
 		if place, ok := c.anchor(); ok {
 			a.Feature.form, a.Feature.part = formPart, uint8(place)
@@ -240,10 +243,10 @@ func (d *Definitions) codeHashes(codes []string) []uint64 {
 	return out
 }
 
-func (d *Definitions) referenceHashes(wants []wantReference, p *param) []uint64 {
+func (d *Definitions) referenceHashes(wants []wantReference) []uint64 {
 	out := make([]uint64, 0, len(wants))
 	for i := range wants {
-		for _, key := range wants[i].keys(p) {
+		for _, key := range wants[i].keys() {
 			out = append(out, d.hash(key))
 		}
 	}

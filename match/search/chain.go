@@ -364,7 +364,7 @@ func (c *compiler) chain(part, name, value string, hasValue bool) (*condition, e
 	if len(x.ends) == 1 {
 		text = code + ":" + x.ends[0].typ + "." + x.ends[0].next.text
 	}
-	return &condition{param: linkedParam, source: part, text: text, linked: x}, nil
+	return &condition{param: linkedParam, source: part, text: text, wants: &wants{linked: x}}, nil
 }
 
 // linkedParam stands where another condition has its parameter: a linked one has several.
