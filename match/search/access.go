@@ -114,7 +114,7 @@ func (c *Criteria) Open() bool { return len(c.conditions) == 0 }
 // number means nothing; it keeps the compiler from leaving the look out.
 func (c *Criteria) Glance() int {
 	own := &c.own
-	return len(c.conditions) + len(own.modifier) + int(own.token[0].scope) + int(own.reference[0].end) + len(own.source)
+	return len(c.types) + len(c.conditions) + len(own.modifier) + int(own.token[0].scope) + int(own.reference[0].end)
 }
 
 // GlanceFurther is the second look; see Glance.
