@@ -87,7 +87,7 @@ func (b *bag[T]) remove(gone func(*T) bool) {
 
 func (b *bag[T]) empty() bool { return b.one.Load() == nil && len(b.more.all()) == 0 }
 
-// each visits the elements; only the writer uses it.
+// each visits the elements.
 func (b *bag[T]) each(visit func(*T)) {
 	if v := b.one.Load(); v != nil {
 		visit(v)

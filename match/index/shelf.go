@@ -128,8 +128,9 @@ type shelf struct {
 type posting struct {
 	shelf   *shelf
 	feature search.Feature
-	hashes  table     // unless the feature is ordered
-	ranges  intervals // if it is
+	live    atomic.Int64 // places, each as often as it has hashes
+	hashes  table        // unless the feature is ordered
+	ranges  intervals    // if it is
 }
 
 // place is where a group is found: one of its criteria's accesses.
@@ -196,7 +197,11 @@ func (q *query) look(p *posting, probes []probe) []probe {
 	if table == nil {
 		return probes
 	}
-	hashes := q.resource.Hashes(p.feature)
+	hashes, known := q.hashes(p)
+	if !known {
+		q.all(*table)
+		return probes
+	}
 	if len(hashes) > cap(probes)-len(probes) {
 		q.probe(probes)
 		probes = probes[:0]
@@ -211,6 +216,30 @@ func (q *query) look(p *posting, probes []probe) []probe {
 		probes = append(probes, probe{p, table, h})
 	}
 	return probes
+}
+
+// hashes are those that the event has of a posting's feature. Other resources are read only while
+// there is somebody to be found by them.
+func (q *query) hashes(p *posting) (hashes []uint64, known bool) {
+	switch {
+	case !p.feature.Linked():
+		return q.resource.Hashes(p.feature), true
+	case p.live.Load() == 0:
+		return nil, true
+	}
+	return q.resource.LinkedHashes(p.feature)
+}
+
+// all takes every place for a candidate: it is not known which the event has found.
+func (q *query) all(slots []slot) {
+	for i := range slots {
+		hash := slots[i].hash.Load()
+		slots[i].places.each(func(p *place) {
+			if p.more == nil || nonzero(p.more.Hashes[0]) == hash { // each once
+				q.found(p, crowd{})
+			}
+		})
+	}
 }
 
 // probe finds the candidates of what look has noted, posting by posting.
@@ -343,6 +372,7 @@ func (s *shelf) put(at *place, g *group, accesses []search.Access, i int) {
 		s.postings.add(p)
 	}
 	for _, h := range a.Hashes {
+		p.live.Add(1)
 		p.hashes.put(nonzero(h), at)
 	}
 	for _, r := range a.Ranges {
@@ -382,6 +412,7 @@ func (c *cleaning) place(s *shelf, at *place) {
 		c.ranges[p] = true
 	}
 	for _, h := range a.Hashes {
+		p.live.Add(-1)
 		c.bags[&p.hashes.slot(nonzero(h)).places] = true
 	}
 }
