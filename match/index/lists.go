@@ -16,11 +16,33 @@ func (l *list[T]) all() []T {
 	return nil
 }
 
-// add appends. The new element may go into memory behind a slice that readers hold: they do
-// not look beyond its length.
+// short is a list of few, in one piece with its slice: who follows a list into memory that is
+// in no cache waits once, and not for the slice first.
+type short[T any] struct {
+	all  []T
+	room [shortest]T
+}
+
+const shortest = 5 // pointers make 64 bytes then: a line of the processor's cache
+
+// add appends. The new element of a long list may go into memory behind a slice that readers
+// hold: they do not look beyond its length.
 func (l *list[T]) add(v T) {
-	next := append(l.all(), v)
-	l.p.Store(&next)
+	if all := l.all(); len(all) < shortest {
+		l.set(append(all[:len(all):len(all)], v))
+	} else {
+		l.set(append(all, v))
+	}
+}
+
+func (l *list[T]) set(all []T) {
+	if len(all) > shortest {
+		l.p.Store(&all)
+		return
+	}
+	s := &short[T]{}
+	s.all = append(s.room[:0], all...)
+	l.p.Store(&s.all)
 }
 
 // remove makes a new list without some elements.
@@ -39,7 +61,7 @@ func (l *list[T]) remove(gone func(T) bool) {
 		l.p.Store(nil)
 		return
 	}
-	l.p.Store(&rest)
+	l.set(rest)
 }
 
 // bag is a list of what there is mostly one of: it takes no memory beyond itself then.
@@ -65,7 +87,7 @@ func (b *bag[T]) remove(gone func(*T) bool) {
 
 func (b *bag[T]) empty() bool { return b.one.Load() == nil && len(b.more.all()) == 0 }
 
-// each visits the elements; only the writer uses it.
+// each visits the elements.
 func (b *bag[T]) each(visit func(*T)) {
 	if v := b.one.Load(); v != nil {
 		visit(v)

@@ -21,10 +21,18 @@ type query struct {
 	patience    uint32
 	crowded     int
 	wasted      crowd // where candidates were asked in vain so often that it is worth a look
+	probes      [16]probe
 	slots       [16]*slot
 	waiting     [24]candidate
 	waits       int
 	seen        int // see askWaiting
+}
+
+// probe is a hash that the event has of a posting's feature, and where it is looked for.
+type probe struct {
+	posting *posting
+	slots   *[]slot
+	hash    uint64
 }
 
 // candidate is a place that an event has found.
@@ -55,6 +63,9 @@ func (q *query) ask(g *group) (met bool) {
 
 func (q *query) hear(v *version) {
 	if v.hears&q.interaction != 0 && v.inForce(q.at, q.time) {
+		if v.id != "" { // several hits are put in order
+			q.seen += int(v.id[0])
+		}
 		q.hits = append(q.hits, v.hit())
 	}
 }
@@ -64,25 +75,25 @@ func (q *query) found(p *place, c crowd) {
 	if q.waits == len(q.waiting) {
 		q.askWaiting()
 	}
+	if v := p.group.versions.one.Load(); v != nil { // a new group has none yet
+		q.seen += int(v.hears)
+	}
 	q.waiting[q.waits] = candidate{p, c}
 	q.waits++
 }
 
 // askWaiting asks the candidates. Among a hundred thousand each is mostly in no cache, and would
-// be waited for a dozen times over. So all are looked at once before the first is asked: the
-// processor then waits for the memory of all of them at the same time.
+// be waited for a dozen times over. So all are looked at before the first is asked: the group when
+// it is found, its criteria, and what that leads to. No look depends on another one of its round,
+// so the processor waits for all of a round at once.
 func (q *query) askWaiting() {
 	waiting := q.waiting[:q.waits]
 	q.waits = 0
-	if len(waiting) > 1 {
-		for i := range waiting {
-			if v := waiting[i].place.group.versions.one.Load(); v != nil { // a new group has none yet
-				q.seen += int(v.hears)
-			}
-		}
-		for i := range waiting {
-			q.seen += waiting[i].place.group.criteria.Glance()
-		}
+	for i := range waiting {
+		q.seen += waiting[i].place.group.criteria.Glance()
+	}
+	for i := range waiting {
+		q.seen += waiting[i].place.group.criteria.GlanceFurther()
 	}
 	for i := range waiting {
 		q.try(waiting[i].place, waiting[i].crowd)
@@ -117,8 +128,9 @@ type shelf struct {
 type posting struct {
 	shelf   *shelf
 	feature search.Feature
-	hashes  table     // unless the feature is ordered
-	ranges  intervals // if it is
+	live    atomic.Int64 // places, each as often as it has hashes
+	hashes  table        // unless the feature is ordered
+	ranges  intervals    // if it is
 }
 
 // place is where a group is found: one of its criteria's accesses.
@@ -166,23 +178,96 @@ func (s *shelf) walk(q *query) {
 	for _, g := range s.always.all() {
 		q.ask(g)
 	}
+	probes := q.probes[:0]
 	for _, p := range s.postings.all() {
 		if p.feature.Ordered() {
 			p.matchRange(q)
 		} else {
-			p.matchHashes(q)
+			probes = q.look(p, probes)
 		}
 	}
+	q.probe(probes)
 	q.askWaiting()
 }
 
-func (p *posting) matchHashes(q *query) {
+// look notes the hashes that the event has of a posting's feature. The slots are looked at, but
+// nothing depends on it yet: while the next values are read, the processor fetches them.
+func (q *query) look(p *posting, probes []probe) []probe {
+	table := p.hashes.slots.Load()
+	if table == nil {
+		return probes
+	}
+	hashes, known := q.hashes(p)
+	if !known {
+		q.all(*table)
+		return probes
+	}
+	if len(hashes) > cap(probes)-len(probes) {
+		q.probe(probes)
+		probes = probes[:0]
+	}
+	if len(hashes) > cap(probes) {
+		q.matchMany(p, *table, hashes)
+		return probes
+	}
+	for _, h := range hashes {
+		h = nonzero(h)
+		q.seen += int((*table)[h&uint64(len(*table)-1)].hash.Load())
+		probes = append(probes, probe{p, table, h})
+	}
+	return probes
+}
+
+// hashes are those that the event has of a posting's feature. Other resources are read only while
+// there is somebody to be found by them.
+func (q *query) hashes(p *posting) (hashes []uint64, known bool) {
+	switch {
+	case !p.feature.Linked():
+		return q.resource.Hashes(p.feature), true
+	case p.live.Load() == 0:
+		return nil, true
+	}
+	return q.resource.LinkedHashes(p.feature)
+}
+
+// all takes every place for a candidate: it is not known which the event has found.
+func (q *query) all(slots []slot) {
+	for i := range slots {
+		hash := slots[i].hash.Load()
+		slots[i].places.each(func(p *place) {
+			if p.more == nil || nonzero(p.more.Hashes[0]) == hash { // each once
+				q.found(p, crowd{})
+			}
+		})
+	}
+}
+
+// probe finds the candidates of what look has noted, posting by posting.
+func (q *query) probe(probes []probe) {
+	for i := 0; i < len(probes); {
+		p, found := probes[i].posting, q.slots[:0]
+		for ; i < len(probes) && probes[i].posting == p; i++ {
+			if s, ok := seek(*probes[i].slots, probes[i].hash); ok {
+				found = append(found, s)
+			}
+		}
+		p.candidates(q, found)
+	}
+}
+
+// matchMany finds the candidates of a posting of which the event has very many values.
+func (q *query) matchMany(p *posting, slots []slot, hashes []uint64) {
 	found := q.slots[:0]
-	for _, h := range q.resource.Hashes(p.feature) {
-		if s := p.hashes.slot(nonzero(h)); s != nil {
+	for _, h := range hashes {
+		if s, ok := seek(slots, nonzero(h)); ok {
 			found = append(found, s)
 		}
 	}
+	p.candidates(q, found)
+}
+
+// candidates takes the places that are in the slots which an event has found.
+func (p *posting) candidates(q *query, found []*slot) {
 	if len(found) > 1 {
 		slices.SortFunc(found, func(a, b *slot) int { return cmp.Compare(a.hash.Load(), b.hash.Load()) })
 		found = slices.CompactFunc(found, func(a, b *slot) bool { return a == b })
@@ -287,6 +372,7 @@ func (s *shelf) put(at *place, g *group, accesses []search.Access, i int) {
 		s.postings.add(p)
 	}
 	for _, h := range a.Hashes {
+		p.live.Add(1)
 		p.hashes.put(nonzero(h), at)
 	}
 	for _, r := range a.Ranges {
@@ -326,6 +412,7 @@ func (c *cleaning) place(s *shelf, at *place) {
 		c.ranges[p] = true
 	}
 	for _, h := range a.Hashes {
+		p.live.Add(-1)
 		c.bags[&p.hashes.slot(nonzero(h)).places] = true
 	}
 }

@@ -19,7 +19,8 @@ import (
 // from it.
 type Access struct {
 	Feature Feature
-	// Hashes: the resource has one of them among Resource.Hashes(Feature). Sorted, none twice.
+	// Hashes: the resource has one of them among Resource.Hashes(Feature), or LinkedHashes of a
+	// linked feature. Sorted, none twice.
 	Hashes []uint64
 	// Ranges: Resource.Range(Feature) overlaps one of them. Sorted, none twice.
 	Ranges []Range
@@ -33,7 +34,15 @@ type Feature struct {
 	form   form
 	length uint8 // of formStart: bytes
 	part   uint8 // of formPart: which part of the composite
+
+	// Of a linked feature: param is of the type to, and its values are those of the resources of
+	// that type which link, a parameter of typ, refers to.
+	link *param
+	to   string
 }
+
+// Linked reports whether the feature is of other resources: it is read by LinkedHashes.
+func (f Feature) Linked() bool { return f.link != nil }
 
 // Type is the resource type that the feature belongs to. Resources of others do not have it.
 func (f Feature) Type() string { return f.typ }
@@ -43,6 +52,9 @@ func (f Feature) Ordered() bool { return f.form == formOrder }
 
 // String tells features of one type apart, in tests and messages.
 func (f Feature) String() string {
+	if f.link != nil {
+		return f.link.code + ":" + f.to + "." + f.there().String()
+	}
 	switch f.form {
 	case formIdentifier:
 		return f.param.code + ":identifier"
@@ -84,20 +96,28 @@ func (a Range) compare(b Range) int {
 // Accesses lists the ways by which the criteria can be found, the one first that fewest
 // resources are likely to have. Without one the criteria has to be asked about every resource
 // of its types. The list is made anew, and always the same in one process.
+//
+// What is found through other resources comes last, and only where nothing tells much at hand:
+// those are then read for each of the type's resources.
 func (c *Criteria) Accesses() []Access {
-	type judged struct {
-		Access
-		weight int
-	}
-	var all []judged
+	var all, linked []weighed
 	for i := range c.conditions {
-		a, weight := c.conditions[i].best(c)
-		if weight > 0 {
-			a.Feature.typ = c.types[0].name // a criteria with conditions has one type
-			all = append(all, judged{a, weight})
+		x := c.conditions[i]
+		a, weight := x.best(c)
+		a.Feature.typ = c.types[0].name // a criteria with conditions has one type
+		switch {
+		case weight == 0:
+		case a.Feature.Linked():
+			linked = append(linked, weighed{a, weight})
+		default:
+			all = append(all, weighed{a, weight})
 		}
 	}
-	slices.SortStableFunc(all, func(a, b judged) int { return b.weight - a.weight })
+	mostFirst(all)
+	if len(all) == 0 || all[0].weight <= tellsLittle {
+		mostFirst(linked)
+		all = append(all, linked...)
+	}
 	out := make([]Access, len(all))
 	for i := range all {
 		out[i] = all[i].Access
@@ -105,25 +125,41 @@ func (c *Criteria) Accesses() []Access {
 	return out
 }
 
+// weighed is an access and how much it is taken to tell.
+type weighed struct {
+	Access
+	weight int
+}
+
+// tellsLittle is the weight of codes such as a status.
+const tellsLittle = 50
+
+func mostFirst(list []weighed) {
+	slices.SortStableFunc(list, func(a, b weighed) int { return b.weight - a.weight })
+}
+
 // Open reports whether the criteria has no conditions: every resource of its types meets it.
 func (c *Criteria) Open() bool { return len(c.conditions) == 0 }
 
 // Glance looks at the memory that Match will look at, and does nothing with it: who has several
-// criteria to ask has it fetched for all of them at once. The number means nothing; it keeps the
-// compiler from leaving the look out.
+// criteria to ask has it fetched for all of them at once. The first look is at the criteria
+// itself, the second at what it leads to, so that nothing is waited for between the two. The
+// number means nothing; it keeps the compiler from leaving the look out.
 func (c *Criteria) Glance() int {
-	n := len(c.conditions)
-	switch own := &c.own; {
-	case len(own.tokens) > 0:
-		n += len(own.tokens[0].code) + int(own.tokens[0].scope)
-		if own.tokens[0].code != "" {
-			n += int(own.tokens[0].code[0])
-		}
-	case len(own.references) > 0:
-		n += len(own.references[0].id)
-		if len(own.references[0].id) > 0 {
-			n += int(own.references[0].id[0])
-		}
+	own := &c.own
+	return len(c.types) + len(c.conditions) + len(own.modifier) + int(own.token[0].scope) + int(own.reference[0].end)
+}
+
+// GlanceFurther is the second look; see Glance.
+func (c *Criteria) GlanceFurther() (n int) {
+	if s := c.own.token[0].code; s != "" {
+		n += int(s[0])
+	}
+	if s := c.own.reference[0].whole; s != "" {
+		n += int(s[0])
+	}
+	if len(c.conditions) > 1 {
+		n += len(c.conditions[1].modifier) + int(c.conditions[1].token[0].scope)
 	}
 	return n
 }
@@ -134,6 +170,9 @@ func (c *Criteria) Glance() int {
 func (c *condition) best(in *Criteria) (Access, int) {
 	if c.filter != nil {
 		return c.filter.best(in)
+	}
+	if x, ok := c.linked.(*chain); ok {
+		return x.access(in.definitions)
 	}
 	if !c.direct() {
 		return Access{}, 0
@@ -171,7 +210,7 @@ func (c *condition) access(d *Definitions) (Access, int) {
 	case k == kindToken && c.extra != nil: // small sets of codes, and identifiers with a type
 		a.Hashes, weight = d.codeHashes(c.extra.accessCodes()), tokenSelectivity(c.param)
 	case k == kindReference && (m == "" || d.HasType(m)):
-		a.Hashes, weight = d.referenceHashes(c.references, c.param), 800
+		a.Hashes, weight = d.referenceHashes(c.references), 800
 	case k == kindComposite && m == "":
 		if place, ok := c.anchor(); ok {
 			a.Feature.form, a.Feature.part = formPart, uint8(place)
@@ -214,7 +253,7 @@ func tokenSelectivity(p *param) int {
 	case p.reads(leafString, leafURI, leafID):
 		return 400
 	case p.reads(leafCode):
-		return 50
+		return tellsLittle
 	}
 	return 10
 }
@@ -240,10 +279,10 @@ func (d *Definitions) codeHashes(codes []string) []uint64 {
 	return out
 }
 
-func (d *Definitions) referenceHashes(wants []wantReference, p *param) []uint64 {
+func (d *Definitions) referenceHashes(wants []wantReference) []uint64 {
 	out := make([]uint64, 0, len(wants))
 	for i := range wants {
-		for _, key := range wants[i].keys(p) {
+		for _, key := range wants[i].keys() {
 			out = append(out, d.hash(key))
 		}
 	}
@@ -431,7 +470,7 @@ func (d decimal) float() float64 {
 // after Reset, and after Hashes is called for another feature.
 func (r *Resource) Hashes(f Feature) []uint64 {
 	r.hashes = r.hashes[:0]
-	if f.param == nil || f.form == formOrder || f.typ != r.name {
+	if f.param == nil || f.form == formOrder || f.Linked() || f.typ != r.name {
 		return nil
 	}
 	s := r.values(f.param)

@@ -19,6 +19,10 @@ func feature(r *Resource, code string) Feature {
 
 // finds reports whether an index that has posted a criteria under a would find it for r.
 func finds(a Access, r *Resource) bool {
+	if a.Feature.Linked() {
+		hashes, known := r.LinkedHashes(a.Feature)
+		return !known || slices.ContainsFunc(hashes, func(h uint64) bool { return slices.Contains(a.Hashes, h) })
+	}
 	if hull, ok := r.Range(a.Feature); ok {
 		return slices.ContainsFunc(a.Ranges, hull.Overlaps)
 	}

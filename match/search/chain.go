@@ -372,7 +372,7 @@ func (c *compiler) chain(part, name, value string, hasValue bool) (*condition, e
 		return nil, unsupported("none of the types that %s may refer to has a search parameter %s: %s", code, shown(firstName(rest)), typeNames(targets))
 	}
 	c.values = max(c.values, c.counted)
-	return &condition{param: linkedParam, source: part, text: x.text(code, rest, value), linked: x}, nil
+	return &condition{param: linkedParam, source: part, text: x.text(code, rest, value), wants: &wants{linked: x}}, nil
 }
 
 // text is the canonical form of a chain. Where it means the same to all types that it leads to,

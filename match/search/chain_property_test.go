@@ -183,7 +183,7 @@ func modelCriteria(typ string, path []modelStep, value string) string {
 }
 
 // Chains in all directions, at all places, with parts of the world that cannot be read, decide
-// what the model says.
+// what the model says, and what is met or cannot be decided is found by an index.
 func TestChainsDecideWhatTheModelSays(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		model := &modelWorld{versions: map[fhir.Key][]modelVersion{}, fail: map[fhir.Key]bool{}}
@@ -232,7 +232,8 @@ func TestChainsDecideWhatTheModelSays(t *testing.T) {
 				}
 				value := modelTokens[path[len(path)-1].typ][1+rapid.IntRange(0, 1).Draw(t, "value")]
 				criteria := modelCriteria(self.Type, path, value)
-				met, err := chainedCriteria(t, criteria).Decide(r)
+				c := chainedCriteria(t, criteria)
+				met, err := c.Decide(r)
 				got := no
 				switch {
 				case met:
@@ -244,6 +245,11 @@ func TestChainsDecideWhatTheModelSays(t *testing.T) {
 				}
 				if want := model.decide(self, self, w.at, path, value); got != want {
 					t.Fatalf("%s of %s at %d is %d, want %d (%v)", criteria, self, w.at, got, want, err)
+				}
+				for _, a := range c.Accesses() {
+					if got != no && !finds(a, r) {
+						t.Fatalf("%s of %s at %d is not found by %s", criteria, self, w.at, a.Feature)
+					}
 				}
 			}
 		}

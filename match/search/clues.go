@@ -68,14 +68,14 @@ func (c *condition) targets() (clue Clue, ok bool) {
 	for i := range c.references {
 		w := &c.references[i]
 		switch {
-		case w.id == nil, w.bare && len(c.param.targets) == 0:
+		case !w.named(), w.bare && len(c.param.targets) == 0:
 			return Clue{}, false
 		case w.bare:
 			for _, typ := range c.param.targets {
-				clue.Targets = append(clue.Targets, fhir.Key{Type: typ, ID: fhir.ID(w.id)})
+				clue.Targets = append(clue.Targets, fhir.Key{Type: typ, ID: fhir.ID(w.logicalID())})
 			}
 		default:
-			clue.Targets = append(clue.Targets, fhir.Key{Type: string(w.typ), ID: fhir.ID(w.id)})
+			clue.Targets = append(clue.Targets, fhir.Key{Type: w.typeName(), ID: fhir.ID(w.logicalID())})
 		}
 	}
 	return clue, len(clue.Targets) > 0

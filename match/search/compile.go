@@ -364,7 +364,7 @@ func (c *compiler) condition(source, value string) (*condition, error) {
 	if err := c.restrict(value); err != nil {
 		return nil, err
 	}
-	out := &condition{param: c.param, modifier: c.modifier, view: c.view, source: source,
+	out := &condition{param: c.param, modifier: c.modifier, view: c.view, source: source, wants: &wants{},
 		negate: c.modifier == "not" || c.modifier == "not-in"}
 	if c.modifier == "missing" {
 		if value != "true" && value != "false" {

@@ -72,7 +72,7 @@ func (c *condition) hitTuple(r *Resource, s *slot) bool {
 	n := int32(len(c.param.parts))
 	for i := s.from; i < s.to; i += n {
 		met := false
-		for _, w := range *c.tuples {
+		for _, w := range c.tuples {
 			met = w.met(r, i) || met
 		}
 		if met {
@@ -108,7 +108,7 @@ func (c *compiler) tuple(out *condition, raw string) (string, error) {
 			return "", refusal("the value is empty for %s; it must be %s", parts[i].code, c.param.form())
 		}
 		sub := compiler{definitions: c.definitions, typ: c.typ, param: parts[i], view: parts[i].view}
-		cond := condition{param: parts[i], view: parts[i].view}
+		cond := condition{param: parts[i], view: parts[i].view, wants: &wants{}}
 		text, err := sub.value(&cond, v)
 		if err != nil {
 			return "", inPart(parts[i].code, err)
@@ -120,10 +120,7 @@ func (c *compiler) tuple(out *condition, raw string) (string, error) {
 		}
 		texts = append(texts, text)
 	}
-	if out.tuples == nil {
-		out.tuples = new([]wantTuple)
-	}
-	*out.tuples = append(*out.tuples, w)
+	out.tuples = append(out.tuples, w)
 	return strings.Join(texts, "$"), nil
 }
 
@@ -152,7 +149,7 @@ func (c *condition) foundTuples(r *Resource, s *slot) []string {
 		var texts []string
 		for k, x := range c.param.parts {
 			p := r.parts[i+k]
-			found := (&condition{param: x, view: x.view}).found(r, &slot{from: p.from, to: p.to})
+			found := (&condition{param: x, view: x.view, wants: nothingElse}).found(r, &slot{from: p.from, to: p.to})
 			texts = append(texts, strings.Join(found, ","))
 		}
 		out = append(out, strings.Join(texts, "$"))
@@ -165,7 +162,7 @@ func (c *condition) foundTuples(r *Resource, s *slot) []string {
 // of these codes in that part.
 func (c *condition) anchor() (place int, ok bool) {
 	for place := range c.param.parts {
-		if c.param.parts[place].kind == kindToken && !slices.ContainsFunc(*c.tuples, func(w wantTuple) bool {
+		if c.param.parts[place].kind == kindToken && !slices.ContainsFunc(c.tuples, func(w wantTuple) bool {
 			return len(w[place].tokens) == 0 ||
 				slices.ContainsFunc(w[place].tokens, func(t wantToken) bool { return t.scope == systemOnly })
 		}) {
@@ -191,7 +188,7 @@ func (r *Resource) hashPart(p *param, place int) {
 // partHashes are of the codes that the condition's tuples want in one part.
 func (c *condition) partHashes(d *Definitions, place int) []uint64 {
 	var out []uint64
-	for _, w := range *c.tuples {
+	for _, w := range c.tuples {
 		out = append(out, d.tokenHashes(w[place].tokens)...)
 	}
 	return out

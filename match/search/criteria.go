@@ -20,9 +20,9 @@ type Criteria struct {
 	own  condition     // one that was not shared when it was compiled; without source if there is none
 }
 
-// condition is one parameter of a criteria. What every evaluation looks at comes first, for the
-// sake of the processor's cache. It holds if one of its values is met, and with
-// negate, if none is.
+// condition is one parameter of a criteria. It holds if one of its values is met, and with
+// negate, if none is. What every evaluation looks at comes first, and a single token or reference
+// lies in it: most criteria that an event finds have one, and are in no cache.
 type condition struct {
 	param    *param
 	negate   bool
@@ -32,23 +32,37 @@ type condition struct {
 	lookup   *lookup // what values are found by; nil: they are few; see prepare
 	modifier string
 
-	// Of these one is filled, by the kind of the parameter and the modifier.
+	// Of these and those of wants one is filled, by the kind of the parameter and the modifier.
 	tokens     []wantToken
-	texts      []wantText
 	references []wantReference
-	spans      []wantSpan
-	amounts    []wantAmount
-	uris       []wantURI
-	tuples     *[]wantTuple // of a composite; a pointer because few conditions have any
-	extra      *extra
+	*wants     // never nil
 
-	linked linked      // of a condition on other resources; the fields above are then empty
-	filter *filterTree // of _filter; the fields above are then empty
+	token     [1]wantToken     // of tokens, where it is enough
+	reference [1]wantReference // of references, where it is enough
+	source    string           // as its author wrote it
+	text      string           // the same for all conditions of equal meaning
+}
 
-	token  [1]wantToken // of tokens, where it is enough
-	starts *prefixes    // of texts; see prepare
-	source string       // as its author wrote it
-	text   string       // the same for all conditions of equal meaning
+// wants is what a condition asks for that is neither tokens nor references.
+type wants struct {
+	texts   []wantText
+	starts  *prefixes // of texts; see prepare
+	spans   []wantSpan
+	amounts []wantAmount
+	uris    []wantURI
+	tuples  []wantTuple // of a composite
+	extra   *extra
+	linked  linked      // of a condition on other resources
+	filter  *filterTree // of _filter
+}
+
+// nothingElse is the wants of all conditions on tokens and references. It is not changed.
+var nothingElse = &wants{}
+
+// none reports whether nothing is filled.
+func (w *wants) none() bool {
+	return len(w.texts)+len(w.spans)+len(w.amounts)+len(w.uris)+len(w.tuples) == 0 &&
+		w.starts == nil && w.extra == nil && w.linked == nil && w.filter == nil
 }
 
 // String is the criteria as it was written.
@@ -220,6 +234,13 @@ func (c *Criteria) keep(cond *condition, t *typeDef) {
 	if len(cond.tokens) == 1 {
 		cond.token[0] = cond.tokens[0]
 		cond.tokens = cond.token[:]
+	}
+	if len(cond.references) == 1 {
+		cond.reference[0] = cond.references[0]
+		cond.references = cond.reference[:]
+	}
+	if cond.none() {
+		cond.wants = nothingElse
 	}
 	kept := c.definitions.pool.share(c.definitions, t, cond)
 	if kept != cond && cond == &c.own {

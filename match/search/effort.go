@@ -70,7 +70,7 @@ func (c *condition) prepare() {
 		c.lookup.add(foldKey(nil, []byte(c.tokens[i].code)), i)
 	}
 	for i := range c.references {
-		for _, key := range c.references[i].keys(c.param) {
+		for _, key := range c.references[i].keys() {
 			c.lookup.add(key, i)
 		}
 	}

@@ -126,7 +126,7 @@ func pairs(t testing.TB, v fhir.Version) map[string][]pair {
 // read gives what a resource has for a parameter, as a set of texts.
 func read(r *Resource, p *param) (values []string, present, fault bool) {
 	s := r.valuesAs(p, p.view)
-	c := &condition{param: p, view: p.view}
+	c := &condition{param: p, view: p.view, wants: nothingElse}
 	for i := s.from; i < s.to; {
 		step := int32(max(1, len(p.parts)))
 		if p.view != viewElement {

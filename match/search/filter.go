@@ -100,7 +100,7 @@ func (c *compiler) filter(source, value string) (*condition, error) {
 	case p.at < len(p.text):
 		return nil, p.refuse("only \"and\" or \"or\" may follow a comparison; a value with spaces is written in double quotes")
 	}
-	return &condition{param: filterParam, source: source, text: "_filter=" + encode(f.text), filter: f}, nil
+	return &condition{param: filterParam, source: source, text: "_filter=" + encode(f.text), wants: &wants{filter: f}}, nil
 }
 
 // elsewhere reports whether a condition asks for other resources.
@@ -563,7 +563,7 @@ func (p *filterParser) chain(path, op, value string) (*comparison, error) {
 		return nil, unsupported("none of the types that %s may refer to has a search parameter %s: %s", head, shown(firstName(rest)), typeNames(targets))
 	}
 	c.values = max(c.values, c.counted)
-	return &comparison{condition: &condition{param: linkedParam, source: p.source, linked: x}}, nil
+	return &comparison{condition: &condition{param: linkedParam, source: p.source, wants: &wants{linked: x}}}, nil
 }
 
 // followFilter compiles a filter for a type that a link may lead to.

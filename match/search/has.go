@@ -124,7 +124,7 @@ func (c *compiler) has(part, name, value string, hasValue bool) (*condition, err
 	}
 	c.values = max(c.values, c.counted)
 	return &condition{
-		param: linkedParam, source: part, linked: &reverse{t, p, next},
+		param: linkedParam, source: part, wants: &wants{linked: &reverse{t, p, next}},
 		text: "_has:" + t.name + ":" + p.code + ":" + next.text,
 	}, nil
 }

@@ -91,5 +91,5 @@ func (c *compiler) list(part, modifier, value string, modified bool) (*condition
 	for _, id := range x.ids {
 		ids = append(ids, string(id))
 	}
-	return &condition{param: linkedParam, source: part, linked: x, text: "_list=" + strings.Join(ids, ",")}, nil
+	return &condition{param: linkedParam, source: part, wants: &wants{linked: x}, text: "_list=" + strings.Join(ids, ",")}, nil
 }

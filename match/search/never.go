@@ -42,11 +42,9 @@ func (c *condition) unconverted(codes []string) []string {
 			codes = append(codes, w.code)
 		}
 	}
-	if c.tuples != nil {
-		for _, t := range *c.tuples {
-			for i := range t {
-				codes = t[i].unconverted(codes)
-			}
+	for _, t := range c.tuples {
+		for i := range t {
+			codes = t[i].unconverted(codes)
 		}
 	}
 	return codes

@@ -31,8 +31,8 @@ func (d *Definitions) parseLink(raw []byte) link {
 		}
 	}
 	rest, version := l.whole, []byte(nil)
-	if i := bytes.LastIndex(rest, []byte("/_history/")); i >= 0 {
-		rest, version = rest[:i], rest[i+len("/_history/"):]
+	if i := bytes.LastIndex(rest, []byte(historySegment)); i >= 0 {
+		rest, version = rest[:i], rest[i+len(historySegment):]
 	}
 	slash := bytes.LastIndexByte(rest, '/')
 	if slash < 0 {
@@ -165,30 +165,83 @@ func (r *Resource) containedNode(id []byte) json.Node {
 	return r.contained[i].node
 }
 
-// wantReference is one value of a reference condition.
+// wantReference is one value of a reference condition: a link as places in its text, which is a
+// part of the criteria's where nothing is encoded.
 type wantReference struct {
-	bare      bool  // an id alone: of any type, on this server
-	link            // of the criteria's text
-	canonical *link // of the text without |version; nil unless the element may be a canonical
-	business  []byte
+	whole string // link.whole; of an id alone the id
+	// whole[:typ] is the base, whole[typ:id-1] the type, whole[id:end] the id, and a version
+	// follows. All 0 if the text names no type and id; of an id alone only end is not.
+	typ, id, end uint16
+	bare         bool           // an id alone: of any type, on this server
+	canonical    *wantCanonical // nil unless the element may be a canonical
+}
+
+// wantCanonical is a value as a canonical element may have it.
+type wantCanonical struct {
+	link           // of the text without |version
+	version []byte // nil if there is none
+}
+
+const historySegment = "/_history/"
+
+// take keeps a link that was parsed of s.
+func (w *wantReference) take(l *link, s string) {
+	w.whole = s[len(s)-len(l.whole):]
+	if l.id != nil {
+		w.typ = uint16(len(l.base))
+		w.id = w.typ + uint16(len(l.typ)) + 1
+		w.end = w.id + uint16(len(l.id))
+	}
+}
+
+// named reports whether there is an id.
+func (w *wantReference) named() bool { return w.end > 0 }
+
+func (w *wantReference) base() string { return w.whole[:w.typ] }
+
+// typeName is for what has a name and is not bare.
+func (w *wantReference) typeName() string { return w.whole[w.typ : w.id-1] }
+
+func (w *wantReference) logicalID() string { return w.whole[w.id:w.end] }
+
+// version reports whether there is one, and which.
+func (w *wantReference) version() (version string, ok bool) {
+	if !w.named() || int(w.end) == len(w.whole) {
+		return "", false
+	}
+	return w.whole[int(w.end)+len(historySegment):], true
+}
+
+// key is link.key.
+func (w *wantReference) key() string {
+	if w.named() {
+		return w.logicalID()
+	}
+	return w.whole
 }
 
 func (w *wantReference) match(v *reference) bool {
 	if v.canonical {
-		if w.bare {
-			return v.base == nil && bytes.Equal(v.key(), w.id)
-		}
-		return bytes.Equal(v.whole, w.canonical.whole) &&
-			(w.business == nil || bytes.Equal(v.version, w.business))
+		return w.matchCanonical(v)
 	}
-	if v.id == nil || w.id == nil {
+	if v.id == nil || !w.named() {
 		// A fragment points into its own resource and equals nothing that can be asked for.
-		return v.id == nil && w.id == nil && len(v.whole) > 0 && v.whole[0] != '#' &&
-			bytes.Equal(v.whole, w.whole)
+		return v.id == nil && !w.named() && len(v.whole) > 0 && v.whole[0] != '#' &&
+			string(v.whole) == w.whole
 	}
-	return bytes.Equal(v.id, w.id) && bytes.Equal(v.base, w.base) &&
-		(w.typ == nil || bytes.Equal(v.typ, w.typ)) &&
-		(w.version == nil || bytes.Equal(v.version, w.version))
+	if string(v.id) != w.logicalID() || string(v.base) != w.base() || !w.bare && string(v.typ) != w.typeName() {
+		return false
+	}
+	version, versioned := w.version()
+	return !versioned || string(v.version) == version
+}
+
+func (w *wantReference) matchCanonical(v *reference) bool {
+	if w.bare {
+		return v.base == nil && string(v.key()) == w.whole
+	}
+	c := w.canonical
+	return bytes.Equal(v.whole, c.whole) && (c.version == nil || bytes.Equal(v.version, c.version))
 }
 
 // reference reads one value of a reference condition. typ is the type given as a modifier.
@@ -204,19 +257,20 @@ func (c *compiler) reference(raw, typ string) (wantReference, error) {
 		}
 		s = typ + "/" + s
 	}
-	w := wantReference{link: c.definitions.parseLink([]byte(s))}
+	l := c.definitions.parseLink([]byte(s))
+	w := wantReference{}
+	w.take(&l, s)
 	if p.reads(leafCanonical) {
 		url, version := cutVersion([]byte(s))
-		l := c.definitions.parseLink(url)
-		w.canonical, w.business = &l, version
+		w.canonical = &wantCanonical{c.definitions.parseLink(url), version}
 	}
 	switch {
-	case w.id != nil:
-		if w.base == nil && len(p.targets) > 0 && !slices.Contains(p.targets, string(w.typ)) {
-			return w, refusal("it cannot refer to %s, only to %s", w.typ, strings.Join(p.targets, ", "))
+	case w.named():
+		if l.base == nil && len(p.targets) > 0 && !slices.Contains(p.targets, w.typeName()) {
+			return w, refusal("it cannot refer to %s, only to %s", w.typeName(), strings.Join(p.targets, ", "))
 		}
 	case fhir.ID(s).Valid():
-		w.bare, w.id = true, []byte(s)
+		w.bare, w.end = true, uint16(len(s))
 	case p.reads(leafCanonical), strings.Contains(s, ":"):
 		// A canonical or an absolute URI: compared whole.
 	default:
@@ -225,26 +279,14 @@ func (c *compiler) reference(raw, typ string) (wantReference, error) {
 	return w, nil
 }
 
-// text is the value in the one form that all its spellings share.
-func (w *wantReference) text() string {
-	switch {
-	case w.bare:
-		return string(w.id)
-	case w.id != nil && w.business == nil:
-		s := string(w.base) + string(w.typ) + "/" + string(w.id)
-		if w.version != nil {
-			s += "/_history/" + string(w.version)
-		}
-		return s
-	}
-	return string(w.whole)
-}
+// text is the value in the one form that all its spellings share: without this server's base.
+func (w *wantReference) text() string { return w.whole }
 
 // keys is what the condition is posted under; see link.key. A canonical in a resource loses its
 // version before it is posted, so a value with one is posted in both forms.
-func (w *wantReference) keys(p *param) [][]byte {
-	keys := [][]byte{w.link.key()}
-	if p.reads(leafCanonical) && !w.bare {
+func (w *wantReference) keys() [][]byte {
+	keys := [][]byte{[]byte(w.key())}
+	if w.canonical != nil && !w.bare {
 		keys = append(keys, w.canonical.key())
 	}
 	return keys

@@ -126,12 +126,13 @@ const visitCost = 512
 const maxCandidates = 1 << 17
 
 // others are the resources beside one resource, as far as criteria have asked for them. They
-// are read once, however many criteria ask.
+// are read once, however many criteria ask; so is one that cannot be had.
 type others struct {
 	root       *Resource
 	repository Repository
 
 	byKey      map[fhir.Key]*Resource // nil: there is none of that key
+	failed     map[fhir.Key]error     // what could not be had is not asked for again either
 	lists      map[question]*referrers
 	bytes      int
 	candidates int // of the criteria at hand; see maxCandidates
@@ -159,6 +160,7 @@ func (o *others) forget(r *Resource) {
 		o.release(other)
 	}
 	clear(o.byKey)
+	clear(o.failed)
 	clear(o.lists)
 	o.bytes = 0
 }
@@ -215,13 +217,16 @@ func (o *others) read(key fhir.Key) (r *Resource, kept bool, err error) {
 	if r, known := o.byKey[key]; known {
 		return r, true, nil
 	}
+	if err, known := o.failed[key]; known {
+		return nil, false, err
+	}
 	s, err := o.repository.Read(key)
 	if err != nil {
-		return nil, false, judged(err)
+		return nil, false, o.fail(key, judged(err))
 	}
 	if s.Body != nil {
 		if r, err = o.parse(key, s); err != nil {
-			return nil, false, err
+			return nil, false, o.fail(key, err)
 		}
 	}
 	if len(o.byKey) >= maxKept || o.bytes+len(s.Body) > maxKeptBytes {
@@ -233,6 +238,18 @@ func (o *others) read(key fhir.Key) (r *Resource, kept bool, err error) {
 	o.byKey[key] = r
 	o.bytes += len(s.Body)
 	return r, true, nil
+}
+
+// fail remembers why a resource could not be had: all that is asked in one evaluation gets one
+// answer, and a server that does not answer is not asked by each of a thousand criteria.
+func (o *others) fail(key fhir.Key, err error) error {
+	if len(o.failed) < maxKept {
+		if o.failed == nil {
+			o.failed = map[fhir.Key]error{}
+		}
+		o.failed[key] = err
+	}
+	return err
 }
 
 // parse makes a resource of a state.

@@ -38,6 +38,7 @@ type Resource struct {
 	uris       []uri
 	parts      []part // of composites; see tuples in composite.go
 	hashes     []uint64
+	linked     []uint64 // as hashes, of other resources
 	scratch    []byte
 	measures   map[string]*measure // units by code, kept from resource to resource
 
@@ -101,6 +102,9 @@ func (r *Resource) Reset(t *json.Tree, e Envelope) {
 	r.uris, r.parts, r.hashes = r.uris[:0], r.parts[:0], r.hashes[:0]
 	if cap(r.hashes) > keptHashes {
 		r.hashes = nil
+	}
+	if cap(r.linked) > keptHashes {
+		r.linked = nil
 	}
 	r.contained, r.containedRead = r.contained[:0], false
 	r.entries, r.entriesByURL, r.entriesRead = r.entries[:0], r.entriesByURL[:0], false
