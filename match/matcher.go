@@ -33,7 +33,7 @@ type matcher struct {
 
 	// State of the evaluation under way.
 	began  time.Time
-	beside time.Duration // of the time since, on criteria that ask for other resources
+	beside time.Duration // of the time since, on criteria that ask for other resources, but not in waiting for these
 	asked  int
 	seen   uint64                     // work that was done when the clock was last read
 	over   bool                       // the budget is used up
@@ -271,7 +271,7 @@ func (m *matcher) ask(c *record.Change, verify index.Verify) (hits []index.Hit, 
 			m.reset()
 		}
 	}()
-	m.began, m.beside, m.asked, m.seen, m.over = time.Now(), 0, 0, m.resource.Work(), false
+	m.began, m.beside, m.others.waited, m.asked, m.seen, m.over = time.Now(), 0, 0, 0, m.resource.Work(), false
 	m.hits = m.r.Index.Match(c.Sequence, c.Time, c.Interaction, m.resource, verify, m.hits[:0])
 	return m.hits, nil
 }
@@ -297,21 +297,22 @@ func (m *matcher) check(c *search.Criteria, r *search.Resource) bool {
 func (m *matcher) late(c *search.Criteria) bool {
 	const often, much = 16, 1 << 16
 	if c.NeedsRepository() {
-		return m.beside > m.budget()
+		return m.beside+m.others.waited > m.budget()
 	}
 	work := m.resource.Work()
 	if m.asked++; m.over || m.asked%often != 0 && work-m.seen < much {
 		return m.over
 	}
 	m.seen = work
-	m.over = time.Since(m.began)-m.beside > m.budget()
+	m.over = time.Since(m.began)-m.beside-m.others.waited > m.budget()
 	return m.over
 }
 
 // decide asks a criteria and notes if it cannot be decided.
 func (m *matcher) decide(c *search.Criteria, r *search.Resource) bool {
 	if c.NeedsRepository() {
-		defer func(began time.Time) { m.beside += time.Since(began) }(time.Now())
+		began, waited := time.Now(), m.others.waited
+		defer func() { m.beside += time.Since(began) - (m.others.waited - waited) }()
 	}
 	met, err := c.Decide(r)
 	if err != nil {

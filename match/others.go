@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/carillon-fhir/carillon/match/fhir"
 	"github.com/carillon-fhir/carillon/match/fhir/record"
@@ -18,6 +19,8 @@ type others struct {
 	from Repository
 	at   record.Sequence
 	view search.Repository // nil until it is asked for
+
+	waited time.Duration // for answers, since the matcher set it to 0
 }
 
 // begin says which event comes. Criteria are asked about the state before a delete, so the
@@ -34,6 +37,7 @@ func (o *others) Read(key fhir.Key) (search.State, error) {
 	if err != nil {
 		return search.State{}, err
 	}
+	defer o.wait(time.Now())
 	return v.Read(key)
 }
 
@@ -42,8 +46,11 @@ func (o *others) Referrers(typ, param string, target fhir.Key, after fhir.ID, li
 	if err != nil {
 		return nil, err
 	}
+	defer o.wait(time.Now())
 	return v.Referrers(typ, param, target, after, limit)
 }
+
+func (o *others) wait(since time.Time) { o.waited += time.Since(since) }
 
 func (o *others) open() (search.Repository, error) {
 	if o.from == nil {
