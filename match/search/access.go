@@ -7,8 +7,6 @@ import (
 	"hash/maphash"
 	"math"
 	"slices"
-
-	"github.com/carillon-fhir/carillon/match/ucum"
 )
 
 // Access is one way by which an index finds a criteria without asking it: something that every
@@ -32,8 +30,9 @@ type Feature struct {
 	typ    string
 	param  *param
 	form   form
-	length uint8 // of formStart: bytes
-	part   uint8 // of formPart: which part of the composite
+	length uint8  // of formStart: bytes
+	part   uint8  // of formPart: which part of the composite
+	unit   string // of formOrder: ucum.Unit.Key of the quantities that count, in base units; empty: all, as written
 
 	// Of a linked feature: param is of the type to, and its values are those of the resources of
 	// that type which link, a parameter of typ, refers to.
@@ -63,6 +62,9 @@ func (f Feature) String() string {
 	case formStart:
 		return fmt.Sprintf("%s:start%d", f.param.code, f.length)
 	case formOrder:
+		if f.unit != "" {
+			return f.param.code + ":order:" + f.unit
+		}
 		return f.param.code + ":order"
 	case formPart:
 		return f.param.code + "$" + f.param.parts[f.part].code
@@ -343,14 +345,14 @@ func (d *Definitions) hash(key []byte) uint64 {
 // second, in a range that overlaps what is between the two. So both limits may be used at once
 // although different values may keep them.
 func (c *Criteria) order(x *condition) (Access, int) {
-	ranges := x.ranges()
+	ranges, unit := x.ranges()
 	if len(ranges) == 0 {
 		return Access{}, 0
 	}
 	if len(ranges) == 1 {
 		for k := range c.conditions {
 			if o := c.conditions[k]; o != x && o.param == x.param && o.direct() {
-				if more := o.ranges(); len(more) == 1 && more[0].Overlaps(ranges[0]) {
+				if more, u := o.ranges(); len(more) == 1 && u == unit && more[0].Overlaps(ranges[0]) {
 					ranges[0] = Range{max(ranges[0].Low, more[0].Low), min(ranges[0].High, more[0].High)}
 				}
 			}
@@ -364,7 +366,7 @@ func (c *Criteria) order(x *condition) (Access, int) {
 		weight = 0 // what changes was changed now: a limit tells either everything or nothing apart
 	}
 	slices.SortFunc(ranges, Range.compare)
-	return Access{Feature: Feature{param: x.param, form: formOrder}, Ranges: slices.Compact(ranges)}, weight
+	return Access{Feature: Feature{param: x.param, form: formOrder, unit: unit}, Ranges: slices.Compact(ranges)}, weight
 }
 
 // selectivity guesses how few values a range has.
@@ -384,31 +386,33 @@ func (a Range) selectivity(k kind) int {
 }
 
 // ranges gives the ranges that a value which meets the condition overlaps; none if there is a
-// value that needs to overlap nothing.
-func (c *condition) ranges() []Range {
+// value that needs to overlap nothing. With a unit they are of quantities in its base units.
+func (c *condition) ranges() (out []Range, unit string) {
 	if c.modifier != "" {
-		return nil
+		return nil, ""
 	}
-	var out []Range
 	for i := range c.spans {
 		w := &c.spans[i]
 		r, ok := around(w.op, seconds(w.lo), seconds(w.hi))
 		if !ok {
-			return nil
+			return nil, ""
 		}
 		out = append(out, r)
 	}
 	for i := range c.amounts {
 		w := &c.amounts[i]
-		low, high := outwards(w.lo), outwards(w.hi)
-		exact := outwards(w.exact)
-		r, ok := around(w.op, min(low.Low, exact.Low), max(high.High, exact.High))
-		if !ok || !w.sameScale() {
-			return nil
+		low, high, u, ok := w.ends()
+		if !ok || i > 0 && u != unit {
+			return nil, ""
+		}
+		unit = u
+		r, ok := around(w.op, low, high)
+		if !ok {
+			return nil, ""
 		}
 		out = append(out, r)
 	}
-	return out
+	return out, unit
 }
 
 // around opens a range by the direction of a comparison. What is not equal may lie anywhere.
@@ -422,12 +426,6 @@ func around(op comparator, low, high float64) (Range, bool) {
 		return Range{low, high}, true
 	}
 	return Range{}, false
-}
-
-// sameScale reports whether a value that meets the condition has the number in the resource
-// that it has here, and none in another unit.
-func (w *wantAmount) sameScale() bool {
-	return w.units == anyUnit || w.units == namedUnit || w.system != ucum.System
 }
 
 // seconds is exact: the years of FHIR have fewer seconds than a float64 has integers.
@@ -539,6 +537,9 @@ func (r *Resource) Range(f Feature) (hull Range, ok bool) {
 			hull = hull.with(seconds(v.lo), seconds(v.hi))
 		}
 		return hull, s.to > s.from
+	}
+	if f.unit != "" {
+		return r.baseRange(f.unit, r.amounts[s.from:s.to])
 	}
 	for i := s.from; i < s.to; i++ {
 		v := &r.amounts[i]

@@ -56,12 +56,16 @@ func TestACriteriaIsFoundByWhatFewestResourcesHave(t *testing.T) {
 		"Observation?subject:identifier=a|b&status=f":                 "subject:identifier status",
 		"Observation?value-quantity=5":                                "value-quantity:order",
 		"Observation?value-quantity=gt5||mg":                          "value-quantity:order",
-		"Observation?value-quantity=gt5|http://unitsofmeasure.org|mg": "", // may be met by 6 000 ug
-		"Observation?code:not=a&status=final":                         "status",
-		"Patient?family:exact=Smith&gender=male":                      "family:exact gender",
-		"Patient?_profile=http://p&family:exact=Smith":                "family:exact _profile",
-		"RiskAssessment?probability=gt0.5&condition=Condition/1":      "condition probability:order",
-		"ValueSet?url=http://x&status=active":                         "url status",
+		"Observation?value-quantity=gt5|http://unitsofmeasure.org|mg": "value-quantity:order:g", // may be met by 6 000 ug
+		"Observation?value-quantity=gt5|http://unitsofmeasure.org|mg,3|http://unitsofmeasure.org|kg": "value-quantity:order:g",
+		"Observation?value-quantity=gt5|http://unitsofmeasure.org|mg,3|http://unitsofmeasure.org|mm": "", // two kinds
+		"Observation?value-quantity=gt5|http://unitsofmeasure.org|mg,3":                              "",
+		"Observation?value-quantity=gt5|http://unitsofmeasure.org|TAB":                               "value-quantity:order", // is no unit, and does not convert
+		"Observation?code:not=a&status=final":                                                        "status",
+		"Patient?family:exact=Smith&gender=male":                                                     "family:exact gender",
+		"Patient?_profile=http://p&family:exact=Smith":                                               "family:exact _profile",
+		"RiskAssessment?probability=gt0.5&condition=Condition/1":                                     "condition probability:order",
+		"ValueSet?url=http://x&status=active":                                                        "url status",
 	} {
 		var got []string
 		for _, a := range compiled(t, R4(), q).Accesses() {
@@ -129,6 +133,35 @@ func TestRangesHoldWhateverIsWithinTheLimits(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// Whatever unit of its kind a value is in, the ranges of both meet in base units.
+func TestRangesOfQuantitiesHoldInEveryUnitOfTheirKind(t *testing.T) {
+	units := []string{"mg", "g", "ug", "kg", "[lb_av]", "Cel", "[degF]", "K", "%", "1", "{score}", "10*-30", "Ym", "TAB", "mg/dL", "g/L"}
+	numbers := []string{"0", "5", "5.4", "5000", "0.005", "-40", "98.6", "37", "310.15", "1e-305", "1e308", "-1e999", "123456789012345678901234567890"}
+	matches := 0
+	for _, want := range units {
+		for _, number := range numbers {
+			for _, prefix := range []string{"", "gt", "lt", "ge", "le", "sa", "eb", "ap"} {
+				c := compiled(t, R4(), "Observation?value-quantity="+prefix+number+"|http://unitsofmeasure.org|"+strings.ReplaceAll(want, "%", "%25"))
+				if len(c.Accesses()) == 0 {
+					t.Fatalf("%s is not found", c)
+				}
+				for _, unit := range units {
+					for _, v := range numbers {
+						r := resource(t, R4(), fmt.Sprintf(`{"resourceType":"Observation","valueQuantity":{"value":%s,"system":"http://unitsofmeasure.org","code":%q}}`, v, unit))
+						agrees(t, c, r)
+						if c.Match(r) && unit != want {
+							matches++
+						}
+					}
+				}
+			}
+		}
+	}
+	if matches < 1000 {
+		t.Errorf("%d matches of different units are a weak test", matches)
 	}
 }
 

@@ -27,6 +27,7 @@ type measure struct {
 	unit      ucum.Unit
 	known     bool                 // the code is a unit of UCUM
 	relations map[string]*relation // by the code that was asked for; nil: does not convert
+	based     *scale               // nil until an index asks
 }
 
 // relation brings a resource's value v and a wanted value w to numbers that compare as they do:
@@ -49,15 +50,21 @@ func (r *Resource) measure(system, code []byte) *measure {
 	return m
 }
 
+// parse reads the code, once, and reports whether it is a unit of UCUM.
+func (m *measure) parse() bool {
+	if !m.read {
+		u, err := ucum.Parse(m.code)
+		m.unit, m.known, m.read = u, err == nil, true
+	}
+	return m.known
+}
+
 // to gives the relation to a wanted unit, nil if there is none.
 func (m *measure) to(code string, wanted *ucum.Unit) *relation {
 	if rel, seen := m.relations[code]; seen {
 		return rel
 	}
-	if !m.read {
-		u, err := ucum.Parse(m.code)
-		m.unit, m.known, m.read = u, err == nil, true
-	}
+	m.parse()
 	if m.relations == nil || len(m.relations) >= keptRelations {
 		m.relations = map[string]*relation{}
 	}
