@@ -172,7 +172,7 @@ func (s sleeping) At(ctx context.Context, at record.Sequence) search.Repository 
 type sleepingAt struct{ patientsAt }
 
 func (s sleepingAt) Read(key fhir.Key) (search.State, error) {
-	time.Sleep(4 * time.Second)
+	time.Sleep(4 * time.Second) // on the test's clock
 	s2, err := s.patientsAt.Read(key)
 	s2.Body = bytes.Replace(s2.Body, []byte(`"p"`), []byte(`"`+key.ID+`"`), 1)
 	return s2, err

@@ -160,7 +160,7 @@ func TestAServerThatDoesNotAnswerIsLeftAloneForAWhile(t *testing.T) {
 			t.Errorf("%v after %s", err, took)
 		}
 		down = false
-		time.Sleep(upstreamRest)
+		time.Sleep(upstreamRest) // on the test's clock
 		if took, err := ask(); err != nil || took != 0 {
 			t.Errorf("%v after %s", err, took)
 		}
@@ -172,7 +172,7 @@ func TestAServerThatDoesNotAnswerIsLeftAloneForAWhile(t *testing.T) {
 func TestTheTimeIsForAllThatOneChangeAsks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ehr{answer: func(path string, _ int, w http.ResponseWriter) {
-			time.Sleep(300 * time.Millisecond)
+			time.Sleep(300 * time.Millisecond) // on the test's clock: the server is slow
 			fmt.Fprintf(w, `{"resourceType":"Patient","id":%q}`, path[strings.LastIndexByte(path, '/')+1:])
 		}}
 		u := newTestUpstream(t, upstreamConfig(), e)
@@ -227,7 +227,7 @@ func TestAnswersAreUsedAgainForAShortWhile(t *testing.T) {
 			}
 		}
 		read(2)
-		time.Sleep(999 * time.Millisecond)
+		time.Sleep(999 * time.Millisecond) // on the test's clock: not yet a second old
 		read(2)
 		time.Sleep(time.Millisecond)
 		read(4)

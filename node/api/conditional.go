@@ -16,6 +16,16 @@ import (
 // none was found and one is made, on the condition itself (Write.IfNoneExist), so that of two that
 // make one at a time only one does. Where somebody was faster it is all done again.
 
+// meant reads which resources a request's address means: their type, and the condition.
+func (s *server) meant(c *call) (typ string, condition url.Values, err error) {
+	typ = c.r.PathValue("Type")
+	if err := s.hasType(typ); err != nil {
+		return "", nil, err
+	}
+	condition, err = c.conditionOf()
+	return typ, condition, err
+}
+
 // conditionOf reads the condition of a request's address.
 func (c *call) conditionOf() (url.Values, error) {
 	q, err := url.ParseQuery(c.r.URL.RawQuery)
@@ -93,11 +103,7 @@ func noFeed(w Write) error {
 
 // conditionalUpdate is PUT /fhir/{Type}?query.
 func (s *server) conditionalUpdate(c *call) error {
-	typ := c.r.PathValue("Type")
-	if err := s.hasType(typ); err != nil {
-		return err
-	}
-	condition, err := c.conditionOf()
+	typ, condition, err := s.meant(c)
 	if err != nil {
 		return err
 	}
@@ -193,11 +199,7 @@ func (s *server) free(ctx context.Context, key fhir.Key) error {
 
 // conditionalDelete is DELETE /fhir/{Type}?query: of one resource at most.
 func (s *server) conditionalDelete(c *call) error {
-	typ := c.r.PathValue("Type")
-	if err := s.hasType(typ); err != nil {
-		return err
-	}
-	condition, err := c.conditionOf()
+	typ, condition, err := s.meant(c)
 	if err != nil {
 		return err
 	}
@@ -251,11 +253,7 @@ func (s *server) prepareDeleteWhere(ctx context.Context, c *call, typ string, co
 
 // conditionalPatch is PATCH /fhir/{Type}?query.
 func (s *server) conditionalPatch(c *call) error {
-	typ := c.r.PathValue("Type")
-	if err := s.hasType(typ); err != nil {
-		return err
-	}
-	condition, err := c.conditionOf()
+	typ, condition, err := s.meant(c)
 	if err != nil {
 		return err
 	}
