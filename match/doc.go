@@ -14,6 +14,7 @@
 // before it: Paths asks those of the Subscriptions that an event has met otherwise.
 //
 // Start reading at runner.go (the chain), then block.go (how blocks are filled), matcher.go
-// (one event), path.go (FHIRPath criteria). table.go and explain.go stand by themselves. The index is in package index, the
-// criteria in package search.
+// (one event), path.go (FHIRPath criteria), others.go (the resources beside the event's own).
+// table.go and explain.go stand by themselves. The index is in package index, the criteria in
+// package search, expressions in package fhirpath.
 package match
