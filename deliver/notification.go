@@ -33,12 +33,19 @@ type Notification struct {
 	Number       fhir.EventNumber
 	Attempt      int  // from 1 within the round
 	Resend       bool // a replay: the receiver may have it already
+	Test         bool // sent by hand to try the endpoint: no match, Number is 0
 	Key          fhir.Key
 	Interaction  fhir.Interaction // Create, Update or Delete
 	ContentType  string           // of Body; empty means application/fhir+json
 	Body         []byte           // never changed by a Channel; empty where nothing is to be shown
 	Trace        string           // traceparent of the writer; empty when it gave none
+	// Headers are added to those of the Subscription, one for each value, where the channel has
+	// headers: what an interceptor has put there.
+	Headers []Header
 }
+
+// Header is one header line of a notification.
+type Header struct{ Name, Value string }
 
 // Name is the notification's identity towards its receiver, the same on every attempt and
 // every replay: {subscription}.{birth}.{number}.

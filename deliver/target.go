@@ -13,10 +13,13 @@ type Target struct {
 	ID          fhir.ID
 	Birth       record.Sequence
 	ChannelType string // key of Config.Channels, such as rest-hook
-	Endpoint    string
-	Headers     []string // channel.header as written, Name: value
-	Payload     string   // MIME type of channel.payload; empty: no payload is wanted
-	Style       Style
+	// Subscription is the newest version as its author wrote it, for what a channel needs beyond
+	// the fields here. It is shared and never changed; nil only in tests of the lane.
+	Subscription *fhir.Subscription
+	Endpoint     string
+	Headers      []string // channel.header as written, Name: value
+	Payload      string   // MIME type of channel.payload; empty: no payload is wanted
+	Style        Style
 	// SendDelete says that deletes are wanted. A pending delete of a Subscription that does not
 	// want them (any more) leaves as skipped.
 	SendDelete  bool

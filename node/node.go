@@ -60,8 +60,9 @@ type Node struct {
 	feed      *feed
 	gate      *gate
 	lanes     map[string]*deliver.Lane
-	owner     string // this process, as it signs outcomes
-	places    int    // of each lane's consumer
+	channels  map[string]deliver.Channel // by type
+	owner     string                     // this process, as it signs outcomes
+	places    int                        // of each lane's consumer
 	resthook  *resthook.Channel
 	ends      *ends
 

@@ -505,6 +505,9 @@ func (r *registry) target(s *subscription) deliver.Target {
 		ID:          s.id,
 		Birth:       s.birth,
 		ChannelType: s.Channel.Type,
+
+		Subscription: &s.Subscription,
+
 		Endpoint:    s.Channel.Endpoint,
 		Headers:     s.Channel.Headers,
 		Payload:     s.Channel.ContentType(),

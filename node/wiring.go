@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/carillon-fhir/carillon/deliver"
-	"github.com/carillon-fhir/carillon/deliver/resthook"
 	"github.com/carillon-fhir/carillon/match"
 	"github.com/carillon-fhir/carillon/match/fhir"
 	"github.com/carillon-fhir/carillon/match/fhir/record"
@@ -43,6 +42,10 @@ func (n *Node) makeLanes() error {
 	out := &outcomes{server: n.server, store: n.store, node: n.name, run: newRun(), alive: n.alive, last: map[string]record.Sequence{}}
 	n.owner = out.owner()
 	n.lanes = map[string]*deliver.Lane{}
+	var err error
+	if n.channels, err = n.makeChannels(); err != nil {
+		return err
+	}
 	for _, l := range stream.Lanes() {
 		lane, err := deliver.NewLane(deliver.Config{
 			Name:        l.Name,
@@ -52,7 +55,7 @@ func (n *Node) makeLanes() error {
 			DeadLetters: deadLetters{n.server},
 			Targets:     n.subs,
 			Renderer:    renderer{n.versions},
-			Channels:    map[string]deliver.Channel{resthook.Type: n.resthook},
+			Channels:    n.channels,
 			Log:         n.log,
 			Observer:    n.observe.delivering(),
 			Allowed:     func() bool { return n.members.Held() },

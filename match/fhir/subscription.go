@@ -38,8 +38,14 @@ const (
 	OrderStrict   Order = "strict"   // every later notification of the Subscription
 )
 
-// ChannelRestHook is the channel type that this version delivers to.
-const ChannelRestHook = "rest-hook"
+// The channel types of http://hl7.org/fhir/subscription-channel-type.
+const (
+	ChannelRestHook  = "rest-hook"
+	ChannelWebSocket = "websocket"
+	ChannelEmail     = "email"
+	ChannelSMS       = "sms"
+	ChannelMessage   = "message"
+)
 
 // Channel is Subscription.channel as its author wrote it.
 type Channel struct {

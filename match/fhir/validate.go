@@ -127,17 +127,41 @@ func isURL(s string) bool {
 	return strings.HasPrefix(s, "http://") || strings.HasPrefix(s, "https://") || strings.HasPrefix(s, "urn:")
 }
 
+// channelChecks says for each type of the standard what its endpoint and payload must be; nil for
+// one that this version has not.
+var channelChecks = map[string]func(*check, Channel, Rules){
+	ChannelRestHook: func(c *check, ch Channel, rules Rules) {
+		c.endpoint(ch.Endpoint, rules)
+		c.payload(ch.Payload, rules.Version)
+	},
+	ChannelWebSocket: nil,
+	ChannelEmail:     nil,
+	ChannelSMS:       nil,
+	ChannelMessage:   nil,
+}
+
+// Channels lists the channel types of this build, in order.
+func Channels() []string {
+	var types []string
+	for t, check := range channelChecks {
+		if check != nil {
+			types = append(types, t)
+		}
+	}
+	slices.Sort(types)
+	return types
+}
+
 func (c *check) channel(ch Channel, rules Rules) {
 	const at = "Subscription.channel.type"
 	if c.require(ch.Type, at, "channel.type is missing; give rest-hook") {
-		switch ch.Type {
-		case ChannelRestHook:
-			c.endpoint(ch.Endpoint, rules)
-			c.payload(ch.Payload, rules.Version)
-		case "websocket", "email", "sms", "message":
-			c.refuse(IssueNotSupported, at, "channel type %s is not supported by this version; this build has rest-hook", ch.Type)
+		switch check, known := channelChecks[ch.Type]; {
+		case check != nil:
+			check(c, ch, rules)
+		case known:
+			c.refuse(IssueNotSupported, at, "channel type %s is not supported by this version; this build has %s", ch.Type, strings.Join(Channels(), ", "))
 		default:
-			c.refuse(IssueValue, at, "%q is no channel type; this build has rest-hook", clip(ch.Type))
+			c.refuse(IssueValue, at, "%q is no channel type; this build has %s", clip(ch.Type), strings.Join(Channels(), ", "))
 		}
 	}
 	c.headers(ch.Headers)

@@ -99,17 +99,22 @@ const (
 	ResponseTooLarge  Code = "response_too_large"
 	Gone              Code = "gone"
 	RateLimited       Code = "rate_limited"
+	BreakerOpen       Code = "breaker_open"
+	ProxyError        Code = "proxy_error"
+	AuthError         Code = "auth_error"
+	SMTPError         Code = "smtp_error"
+	PublishError      Code = "publish_error"
 	RenderError       Code = "render_error"
 	Expired           Code = "expired"
 	Withdrawn         Code = "withdrawn"
 	Skipped           Code = "skipped"
 )
 
-// IsAttempt reports whether the code spends one of the match's attempts. A limit of our own
-// that keeps an attempt from being made spends none.
+// IsAttempt reports whether the code spends one of the match's attempts. What is not the
+// endpoint's doing spends none: a limit of our own, our egress proxy, our token server.
 func (c Code) IsAttempt() bool {
 	switch c {
-	case Withdrawn, Skipped, Expired, RateLimited:
+	case Withdrawn, Skipped, Expired, RateLimited, BreakerOpen, ProxyError, AuthError:
 		return false
 	}
 	return true
