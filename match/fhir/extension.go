@@ -2,7 +2,6 @@ package fhir
 
 import (
 	"fmt"
-	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -12,18 +11,47 @@ import (
 // channel alike: HAPI, Smile CDR and Medplum differ on where they belong, and their documents
 // differ from their code.
 const (
+	// Of Medplum. The secret has three spellings: its documents have the first two, the second
+	// being the older one, and clients wrote the third.
 	ExtSupportedInteraction = medplum + "subscription-supported-interaction"
 	ExtMaxAttempts          = medplum + "subscription-max-attempts"
 	ExtPathCriteria         = medplum + "fhir-path-criteria-expression"
-	ExtSendDelete           = hapi + "subscription-send-delete-messages"
-	ExtRetryCount           = hapi + "subscription-delivery-retry-count"
-	ExtRestHookStyle        = carillon + "rest-hook-style"
-	ExtOrder                = carillon + "order"
+	ExtSuccessCodes         = medplum + "subscription-success-codes"
+	ExtAuditDestination     = medplum + "subscription-audit-event-destination"
+	ExtMedplumSecret        = "https://www.medplum.com/fhir/StructureDefinition/subscription-secret"
+	ExtMedplumSecretOld     = "https://www.medplum.com/fhir/StructureDefinition-subscriptionSecret"
+	ExtMedplumSecretBare    = medplum + "subscription-secret"
+
+	// Of HAPI.
+	ExtSendDelete    = hapi + "subscription-send-delete-messages"
+	ExtRetryCount    = hapi + "subscription-delivery-retry-count"
+	ExtPayloadSearch = hapi + "subscription-payload-search-criteria"
+	ExtStripVersion  = hapi + "subscription-resthook-strip-version-ids"
+	ExtLatestVersion = hapi + "subscription-resthook-deliver-latest-version"
+	ExtEmailFrom     = hapi + "subscription-email-from"
+	ExtEmailSubject  = hapi + "subscription-email-subject-template"
+
+	// Of Smile CDR.
+	ExtCrossPartition       = smile + "subscription-cross-partition"
+	ExtReplicate            = smile + "subscription-channel-rest-replicate-mode"
+	ExtReplicatePrefix      = smile + "subscription-channel-rest-replicate-id-prefix"
+	ExtReplicateSelector    = smile + "subscription-channel-rest-replicate-id-prefix-selector"
+	ExtReplicateStripPrefix = smile + "subscription-channel-rest-replicate-strip-id-prefix"
+	ExtReplicateStripBase   = smile + "subscription-channel-rest-replicate-strip-reference-base-url"
+	ExtDeliveryClass        = smile + "subscription-channel-rest-delivery-class"
+	ExtNamedChannel         = smile + "subscription-named-channel-delivery"
+
+	// Our own.
+	ExtRestHookStyle   = carillon + "rest-hook-style"
+	ExtOrder           = carillon + "order"
+	ExtSecret          = carillon + "secret"
+	ExtMessageEnvelope = carillon + "message-envelope"
 )
 
 const (
 	medplum  = "https://medplum.com/fhir/StructureDefinition/"
 	hapi     = "http://hapifhir.io/fhir/StructureDefinition/"
+	smile    = "https://smilecdr.com/fhir/ns/StructureDefinition/"
 	carillon = "https://carillon-fhir.github.io/StructureDefinition/"
 	backport = "http://hl7.org/fhir/uv/subscriptions-backport/"
 )
@@ -33,19 +61,9 @@ const (
 // send what its author did not want sent. A name that ends in '/' or '.' stands for all that
 // begin with it.
 var unsupported = []struct{ url, what string }{
-	{"https://www.medplum.com/fhir/StructureDefinition/subscription-secret", "signed notifications are"},
-	{"https://www.medplum.com/fhir/StructureDefinition-subscriptionSecret", "signed notifications are"},
-	{medplum + "subscription-secret", "signed notifications are"},
-	{medplum + "subscription-success-codes", "own success codes are"},
-	{medplum + "subscription-audit-event-destination", "a choice of where attempts are recorded is"},
 	{medplum + "pre-commit-bot", "a bot that runs before the write is"},
-	{hapi + "subscription-payload-search-criteria", "a search result as payload is"},
-	{hapi + "subscription-resthook-strip-version-ids", "leaving out the version is"},
-	{hapi + "subscription-resthook-deliver-latest-version", "sending the newest version is"},
-	{hapi + "subscription-email-from", "the email channel is"},
-	{hapi + "subscription-email-subject-template", "the email channel is"},
-	{"https://smilecdr.com/", "Smile CDR's own delivery options are"},
-	{"http://smilecdr.com/", "Smile CDR's own delivery options are"},
+	{"https://smilecdr.com/", "this delivery option of Smile CDR is"},
+	{"http://smilecdr.com/", "this delivery option of Smile CDR is"},
 	{backport, "a topic-based Subscription is"},
 	{"http://hl7.org/fhir/subscription/topics", "a topic-based Subscription is"},
 	{"http://hl7.org/fhir/5.0/StructureDefinition/extension-Subscription.", "a topic-based Subscription is"},
@@ -61,14 +79,6 @@ func unsupportedExtension(url string) string {
 		}
 	}
 	return ""
-}
-
-func honouredExtension(url string) bool {
-	switch url {
-	case ExtSupportedInteraction, ExtMaxAttempts, ExtPathCriteria, ExtSendDelete, ExtRetryCount, ExtRestHookStyle, ExtOrder:
-		return true
-	}
-	return false
 }
 
 // extensions reads the extensions of an element. Honoured ones count only where honour is set;
@@ -142,72 +152,73 @@ type extension struct {
 	members map[string]any
 }
 
+// misspeltSecret reports whether an unknown extension is meant to be Medplum's secret: written with
+// another scheme or host, in other letters, or with a slash behind it. An unknown extension has no
+// effect, which its author would not see, and nobody would seal what it holds.
+func misspeltSecret(url string) bool {
+	url = strings.TrimRight(strings.ToLower(url), "/")
+	return strings.Contains(url, "medplum") && (strings.HasSuffix(url, "subscription-secret") || strings.HasSuffix(url, "subscriptionsecret"))
+}
+
 func (r *reader) extension(x extension, honour bool) {
 	if strings.HasPrefix(x.url, medplum) || strings.HasPrefix(x.url, "https://www.medplum.com/") {
-		r.medplum = true
+		r.sub.Medplum = true
 	}
-	switch what := unsupportedExtension(x.url); {
+	h, known := honoured[x.url]
+	what := unsupportedExtension(x.url)
+	switch {
+	case known && honour:
+		r.honour(x, h)
+	case known:
+		r.refuse(IssueValue, x.at, "extension %s has no effect here; put it into Subscription.extension or Subscription.channel.extension", x.url)
 	case what != "" && x.members["valueBoolean"] == false:
 		// Switched off: it asks for nothing.
 	case what != "":
 		r.refuse(IssueNotSupported, x.at, "extension %s: %s not supported by this version", clip(x.url), what)
-	case !honouredExtension(x.url):
-		if strings.HasPrefix(x.url, carillon) {
-			r.refuse(IssueNotSupported, x.at, "extension %s is not known to this version; %s and %s are", clip(x.url), ExtRestHookStyle, ExtOrder)
-		}
-	case !honour:
-		r.refuse(IssueValue, x.at, "extension %s has no effect here; put it into Subscription.extension or Subscription.channel.extension", x.url)
-	default:
-		r.honour(x)
+	case misspeltSecret(x.url):
+		r.refuse(IssueValue, x.at, "extension %s holds a secret, it seems, and is not known; write %s or %s: what it would sign would go out unsigned, and the secret would be kept in clear", clip(x.url), ExtMedplumSecret, ExtSecret)
+	case strings.HasPrefix(x.url, carillon):
+		r.refuse(IssueNotSupported, x.at, "extension %s is not known to this version; %s, %s, %s and %s are", clip(x.url), ExtRestHookStyle, ExtOrder, ExtSecret, ExtMessageEnvelope)
+	case resemblesVendors(x.url) && len(r.sub.unknown) < maxUnknown:
+		r.sub.unknown = append(r.sub.unknown, extension{at: x.at, url: x.url})
 	}
+}
+
+// maxUnknown bounds the warnings about extensions.
+const maxUnknown = 10
+
+// resemblesVendors reports whether a URL that is not known looks like an extension that HAPI or
+// Medplum puts on Subscriptions. Any extension may be there, as FHIR has it; but a misspelt one of
+// these makes the Subscription mean something else than its author believes.
+func resemblesVendors(url string) bool {
+	_, path, _ := strings.Cut(url, "://")
+	host, path, _ := strings.Cut(path, "/")
+	switch strings.TrimPrefix(host, "www.") {
+	case "hapifhir.io", "medplum.com":
+		return strings.Contains(strings.ToLower(path), "subscription") || strings.Contains(path, "criteria")
+	}
+	return false
 }
 
 // honour applies an extension. Its value may be the typed element or the string that the
 // products' documents show.
-func (r *reader) honour(x extension) {
-	s := r.sub
-	value, ok := r.value(x)
+func (r *reader) honour(x extension, h honouring) {
+	value, ok := r.value(x, h.types)
 	if !ok {
 		return
 	}
-	if x.url != ExtSupportedInteraction {
+	if !h.repeats {
 		if before, given := r.given[x.url]; given && before != value {
 			r.refuse(IssueInvariant, x.at, "extension %s is given twice with different values", x.url)
 			return
 		}
 		r.given[x.url] = value
 	}
-	switch x.url {
-	case ExtSupportedInteraction:
-		switch i := Interaction(value); {
-		case i != Create && i != Update && i != Delete:
-			r.refuse(IssueValue, x.at, "extension %s: the value must be create, update or delete", x.url)
-		case !slices.Contains(s.Interactions, i):
-			s.Interactions = append(s.Interactions, i)
-		}
-	case ExtPathCriteria:
-		s.Path, s.pathAt = value, x.at
-		if strings.TrimSpace(value) == "" {
-			r.refuse(IssueValue, x.at, "extension %s: the expression is empty", x.url)
-		}
-	case ExtMaxAttempts:
-		s.Attempts = r.integer(x, value, 1, 18)
-	case ExtRetryCount:
-		r.hapiTry = max(1, r.integer(x, value, 0, math.MaxInt32))
-	case ExtSendDelete:
-		if value != "true" && value != "false" {
-			r.refuse(IssueValue, x.at, "extension %s: the value must be true or false", x.url)
-		}
-		s.SendDelete = value == "true"
-	case ExtRestHookStyle:
-		s.Style = Style(r.code(x, value, string(StyleFHIR), string(StyleWebhook)))
-	case ExtOrder:
-		s.Order = Order(r.code(x, value, string(OrderResource), string(OrderStrict)))
-	}
+	h.read(r, x, value)
 }
 
 // value finds the one value[x] of a simple extension and gives its text.
-func (r *reader) value(x extension) (string, bool) {
+func (r *reader) value(x extension, types []string) (string, bool) {
 	var kind string
 	values := 0
 	for key := range x.members {
@@ -219,8 +230,8 @@ func (r *reader) value(x extension) (string, bool) {
 		r.refuse(IssueValue, x.at, "extension %s needs exactly one value", x.url)
 		return "", false
 	}
-	if !slices.Contains(valueTypes(x.url), kind) {
-		r.refuse(IssueValue, x.at, "extension %s: the value must be one of %s", x.url, strings.Join(valueTypes(x.url), ", "))
+	if !slices.Contains(types, kind) {
+		r.refuse(IssueValue, x.at, "extension %s: the value must be one of %s", x.url, strings.Join(types, ", "))
 		return "", false
 	}
 	switch v := x.members[kind].(type) {
@@ -237,19 +248,6 @@ func (r *reader) value(x extension) (string, bool) {
 	}
 	r.refuse(IssueValue, x.at, "extension %s: the JSON value does not fit %s", x.url, kind)
 	return "", false
-}
-
-// valueTypes are the forms in which an honoured extension's value may come.
-func valueTypes(url string) []string {
-	switch url {
-	case ExtMaxAttempts, ExtRetryCount:
-		return []string{"valueInteger", "valuePositiveInt", "valueUnsignedInt", "valueString"}
-	case ExtSendDelete:
-		return []string{"valueBoolean", "valueString"}
-	case ExtPathCriteria:
-		return []string{"valueString"}
-	}
-	return []string{"valueCode", "valueString"}
 }
 
 func (r *reader) integer(x extension, value string, lo, hi int) int {

@@ -55,16 +55,6 @@ type Channel struct {
 	Headers  []string // "Name: value" as written; SplitHeader takes them apart
 }
 
-// ContentType is the MIME type of notification bodies: application/fhir+json for every JSON
-// spelling, since a receiver is told what the body is and not how the Subscription spelled it
-// (HAPI does the same). It is empty where the Subscription asks for no body.
-func (c Channel) ContentType() string {
-	if strings.TrimSpace(c.Payload) == "" {
-		return ""
-	}
-	return "application/fhir+json"
-}
-
 // Subscription is a classic R4 Subscription as its author wrote it, with the extensions that
 // this version honours. It is read by ParseSubscription; what Validate has not accepted may
 // hold anything.
@@ -94,10 +84,55 @@ type Subscription struct {
 	Style      Style // empty: as configured
 	Order      Order // empty: as configured
 
+	Envelope Envelope // of messages, by our own message-envelope; empty: as configured
+
+	// Secrets are the keys that notifications are signed with, in the order written and none
+	// twice: the first is the current one, the others are those of a rotation. They come from
+	// Medplum's subscription-secret in its three spellings and from our own, and are not to be
+	// shown or logged.
+	Secrets []string
+
+	// SuccessCodes are the HTTP statuses that count as delivered, by Medplum's
+	// subscription-success-codes; then they alone do. Empty: 200 to 299. Delivered has the
+	// meaning.
+	SuccessCodes []StatusRange
+
+	// AuditTo says where the AuditEvents of attempts go, by Medplum's
+	// subscription-audit-event-destination: "resource", "log" or both; empty means resource.
+	AuditTo []string
+
+	// PayloadSearch is the search of HAPI's subscription-payload-search-criteria, whose result
+	// is sent in place of the resource. ExpandPayloadSearch fills its placeholders.
+	PayloadSearch string
+
+	StripVersion  bool // HAPI's resthook-strip-version-ids: resources are sent without meta.versionId
+	LatestVersion bool // HAPI's resthook-deliver-latest-version: the newest version is sent, not the event's
+
+	// CrossPartition is Smile CDR's subscription-cross-partition. It has no effect: there is
+	// one partition, which the Subscription hears all of whatever it says.
+	CrossPartition bool
+
+	EmailFrom    string // HAPI's subscription-email-from as written; empty: as configured
+	EmailSubject string // HAPI's subscription-email-subject-template as written; empty: as configured
+
+	Replication *Replication // Smile CDR's replication mode; nil where it is off
+
+	// NamedChannel is the queue of Smile CDR's subscription-named-channel-delivery that each
+	// notification goes to as well; empty for none.
+	NamedChannel string
+
+	// DeliveryClass is the name of who sends in place of the rest-hook channel, by Smile CDR's
+	// subscription-channel-rest-delivery-class; empty for none.
+	DeliveryClass string
+
+	Medplum bool // an extension of Medplum's is there, so the receiver is one of Medplum's
+
 	// issues are what reading found wrong. They do not stop ParseSubscription, since a stored
 	// Subscription must stay readable for every version; Validate reports them with its own.
 	issues []Issue
-	pathAt string // the element that Path stands in
+	at     map[string]string // the places of extensions that Validate or Doubts looks at, by URL
+
+	unknown []extension // of the vendors, that mean nothing here
 }
 
 // Hears reports whether the Subscription wants notifications of an interaction: creates and
@@ -159,8 +194,8 @@ type reader struct {
 	sub     *Subscription
 	issues  []Issue
 	given   map[string]string // value of each extension that may be given once
-	medplum bool              // an extension of Medplum's was there
 	hapiTry int               // attempts by HAPI's extension
+	replica replica           // Smile CDR's replication options
 }
 
 func (r *reader) refuse(t IssueType, expression, format string, args ...any) {
@@ -190,9 +225,9 @@ func (r *reader) resource(root map[string]any) {
 	s.Criteria = r.text(root, "criteria", at)
 	s.End = r.instant(root, "end", at)
 	r.meta(root)
-	r.channel(root)
 	r.extensions(root, at, true)
 	r.siblings(root, at)
+	r.channel(root)
 	r.settle()
 }
 
@@ -202,7 +237,8 @@ func (r *reader) settle() {
 	if s.Attempts == 0 {
 		s.Attempts = r.hapiTry
 	}
-	if s.Style == "" && r.medplum {
+	r.replicate()
+	if s.Style == "" && s.Medplum {
 		s.Style = StyleWebhook // only Medplum's receivers know its extensions
 	}
 }

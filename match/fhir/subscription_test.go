@@ -99,16 +99,23 @@ func TestHeaderValuesAreKeptWhole(t *testing.T) {
 	}
 }
 
-func TestEveryJSONSpellingIsSentAsFHIRJSON(t *testing.T) {
-	for _, payload := range []string{"application/fhir+json", "application/json", "application/json+fhir",
-		"text/json", "json", "Application/FHIR+JSON", "application/fhir json",
-		"application/fhir+json; fhirVersion=4.0; charset=UTF-8"} {
-		s := parse(t, with(t, `"application/fhir+json"`, fmt.Sprintf("%q", payload)))
-		if err := s.Validate(rules); err != nil {
-			t.Errorf("%s: %v", payload, err)
-		}
-		if got := s.Channel.ContentType(); got != "application/fhir+json" {
-			t.Errorf("%s is sent as %q", payload, got)
+func TestEverySpellingOfAFormatIsSentAsThatFormat(t *testing.T) {
+	for sent, payloads := range map[string][]string{
+		"application/fhir+json": {"application/fhir+json", "application/json", "application/json+fhir", "application/json fhir",
+			"text/json", "json", "Application/FHIR+JSON", "application/fhir json", " application/fhir+json ",
+			"application/fhir+json; fhirVersion=4.0; charset=UTF-8"},
+		"application/fhir+xml": {"application/fhir+xml", "application/xml", "application/xml+fhir", "application/xml fhir",
+			"text/xml", "xml", "Application/FHIR+XML", "application/fhir xml",
+			"application/fhir+xml; fhirVersion=4.0; charset=UTF-8"},
+	} {
+		for _, payload := range payloads {
+			s := parse(t, with(t, `"application/fhir+json"`, fmt.Sprintf("%q", payload)))
+			if err := s.Validate(rules); err != nil {
+				t.Errorf("%s: %v", payload, err)
+			}
+			if got := s.Channel.ContentType(); got != sent {
+				t.Errorf("%s is sent as %q, want %q", payload, got, sent)
+			}
 		}
 	}
 }
@@ -133,11 +140,11 @@ func TestAnEndedSubscriptionMayBeKeptButNotSwitchedOn(t *testing.T) {
 }
 
 func TestAnUnsupportedExtensionThatIsSwitchedOffIsAccepted(t *testing.T) {
-	const strip = "http://hapifhir.io/fhir/StructureDefinition/subscription-resthook-strip-version-ids"
+	const bot = "https://medplum.com/fhir/StructureDefinition/pre-commit-bot"
 	for value, ok := range map[string]bool{
 		`"valueBoolean":false`: true, `"valueBoolean":true`: false, `"valueString":"false"`: false, `"valueBoolean":"false"`: false,
 	} {
-		err := parse(t, withExtension(t, fmt.Sprintf(`{"url":%q,%s}`, strip, value))).Validate(rules)
+		err := parse(t, withExtension(t, fmt.Sprintf(`{"url":%q,%s}`, bot, value))).Validate(rules)
 		if (err == nil) != ok {
 			t.Errorf("%s: %v", value, err)
 		}
@@ -266,8 +273,7 @@ func TestWhatCannotBeKeptIsRefused(t *testing.T) {
 		{"element of R5", with(t, `"id":"s1"`, `"id":"s1","channelType":{}`), fhir.IssueNotSupported, "Subscription.channelType", "R5"},
 		{"channel missing", `{"resourceType":"Subscription","status":"active","criteria":"Patient?"}`, fhir.IssueRequired, "Subscription.channel.type", "missing"},
 		{"channel an array", `{"resourceType":"Subscription","status":"active","criteria":"Patient?","channel":[]}`, fhir.IssueValue, "Subscription.channel", "object"},
-		{"channel type later", channel(`"rest-hook"`, `"email"`), fhir.IssueNotSupported, "Subscription.channel.type", "this build has rest-hook"},
-		{"channel type unknown", channel(`"rest-hook"`, `"carrier-pigeon"`), fhir.IssueValue, "Subscription.channel.type", "this build has rest-hook"},
+		{"channel type unknown", channel(`"rest-hook"`, `"carrier-pigeon"`), fhir.IssueValue, "Subscription.channel.type", "this build has email"},
 		{"endpoint missing", channel(`"endpoint":`+endpoint+`,`, ""), fhir.IssueRequired, "Subscription.channel.endpoint", "needs an endpoint"},
 		{"endpoint relative", channel(endpoint, `"/fhir"`), fhir.IssueValue, "Subscription.channel.endpoint", "absolute"},
 		{"endpoint opaque", channel(endpoint, `"https:example.org"`), fhir.IssueValue, "Subscription.channel.endpoint", "absolute"},
@@ -282,7 +288,8 @@ func TestWhatCannotBeKeptIsRefused(t *testing.T) {
 		{"endpoint with a line break", channel(endpoint, `"https://example.org/\nx"`), fhir.IssueValue, "Subscription.channel.endpoint", "absolute"},
 		{"endpoint too long", channel(endpoint, `"https://example.org/`+strings.Repeat("x", 5000)+`"`), fhir.IssueValue, "Subscription.channel.endpoint", "longer"},
 		{"endpoint blocked", channel(endpoint, `"https://blocked.example"`), fhir.IssueValue, "Subscription.channel.endpoint", "blocked"},
-		{"payload XML", channel(`"application/fhir+json"`, `"application/fhir+xml"`), fhir.IssueNotSupported, "Subscription.channel.payload", "XML"},
+		{"payload turtle", channel(`"application/fhir+json"`, `"text/turtle"`), fhir.IssueValue, "Subscription.channel.payload", "application/fhir+xml"},
+		{"payload XML in another charset", channel(`"application/fhir+json"`, `"application/fhir+xml; charset=iso-8859-1"`), fhir.IssueNotSupported, "Subscription.channel.payload", "utf-8"},
 		{"payload unknown", channel(`"application/fhir+json"`, `"text/plain"`), fhir.IssueValue, "Subscription.channel.payload", "MIME"},
 		{"payload of another version", channel(`"application/fhir+json"`, `"application/fhir+json;fhirVersion=4.3"`), fhir.IssueNotSupported, "Subscription.channel.payload", "fhirVersion"},
 		{"header not a list", channel(`[`+header+`]`, header), fhir.IssueValue, "Subscription.channel.header", "array"},
@@ -346,21 +353,10 @@ func TestWhatCannotBeKeptIsRefused(t *testing.T) {
 	}
 }
 
-func TestKnownExtensionsWithoutEffectAreRefusedByName(t *testing.T) {
+func TestKnownExtensionsThatAreNotSupportedAreRefusedByName(t *testing.T) {
 	for _, url := range []string{
-		"https://medplum.com/fhir/StructureDefinition/subscription-secret",
-		"https://www.medplum.com/fhir/StructureDefinition/subscription-secret",
-		"https://www.medplum.com/fhir/StructureDefinition-subscriptionSecret",
-		"https://medplum.com/fhir/StructureDefinition/subscription-success-codes",
-		"https://medplum.com/fhir/StructureDefinition/subscription-audit-event-destination",
 		"https://medplum.com/fhir/StructureDefinition/pre-commit-bot",
-		"http://hapifhir.io/fhir/StructureDefinition/subscription-payload-search-criteria",
-		"http://hapifhir.io/fhir/StructureDefinition/subscription-resthook-strip-version-ids",
-		"http://hapifhir.io/fhir/StructureDefinition/subscription-resthook-deliver-latest-version",
-		"http://hapifhir.io/fhir/StructureDefinition/subscription-email-from",
-		"http://hapifhir.io/fhir/StructureDefinition/subscription-email-subject-template",
-		"https://smilecdr.com/fhir/ns/StructureDefinition/subscription-cross-partition",
-		"https://smilecdr.com/fhir/ns/StructureDefinition/subscription-channel-rest-replicate-mode",
+		"https://smilecdr.com/fhir/ns/StructureDefinition/subscription-of-tomorrow",
 		"http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition/backport-timeout",
 		"http://hl7.org/fhir/subscription/topics",
 	} {
@@ -433,4 +429,29 @@ func FuzzSubscriptionIsReadOrRefused(f *testing.F) {
 			t.Fatalf("%T instead of a refusal", err)
 		}
 	})
+}
+
+func TestASecretInAMisspeltExtensionIsRefused(t *testing.T) {
+	for url, refused := range map[string]bool{
+		"https://medplum.com/fhir/StructureDefinition-subscriptionSecret":       true,
+		"http://www.medplum.com/fhir/StructureDefinition/subscription-secret":   true,
+		"https://www.medplum.com/fhir/StructureDefinition/subscription-secret/": true,
+		"https://www.medplum.com/fhir/StructureDefinition/Subscription-Secret":  true,
+		fhir.ExtMedplumSecret: false, fhir.ExtMedplumSecretOld: false, fhir.ExtMedplumSecretBare: false, fhir.ExtSecret: false,
+		"https://example.org/subscription-secret": false,
+	} {
+		s, err := fhir.ParseSubscription([]byte(`{"resourceType":"Subscription","status":"requested","criteria":"Patient?","channel":{"type":"rest-hook","endpoint":"https://example.org/"},
+"extension":[{"url":"` + url + `","valueString":"canary"}]}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		compile := func(string) error { return nil }
+		err = s.Validate(fhir.Rules{Compile: compile})
+		if (err != nil) != refused {
+			t.Errorf("%s: %v", url, err)
+		}
+		if err != nil && (strings.Contains(err.Error(), "canary") || !strings.Contains(err.Error(), fhir.ExtSecret)) {
+			t.Errorf("%s: %v", url, err)
+		}
+	}
 }

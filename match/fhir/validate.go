@@ -2,7 +2,6 @@ package fhir
 
 import (
 	"fmt"
-	"mime"
 	"net/url"
 	"slices"
 	"strconv"
@@ -28,6 +27,19 @@ type Rules struct {
 	// Endpoint is asked about an endpoint whose form is good, such as whether its address may
 	// be connected to. It may be nil.
 	Endpoint func(endpoint *url.URL) error
+
+	// PayloadSearch says whether the payload search of what a criteria finds can be answered. The
+	// criteria may be one that Compile has refused. Issues are put to the extension that holds the
+	// search. Where it is nil a payload search is refused.
+	PayloadSearch func(search, criteria string) error
+
+	// DeliveryClass says whether there is a deliverer of that name. Where it is nil every name is
+	// refused.
+	DeliveryClass func(name string) error
+
+	// MessageSubject reports whether message channels may publish on a subject that they name
+	// whole. Where it is nil they may on none.
+	MessageSubject func(subject string) bool
 }
 
 // Bounds of what a Subscription may ask to be sent with every notification.
@@ -51,10 +63,18 @@ func (s *Subscription) Validate(rules Rules) error {
 	c.criteria(s.Criteria, rules.Compile)
 	if strings.TrimSpace(s.Path) != "" {
 		if err := rules.CompilePath(s.Path, s.Criteria); err != nil {
-			c.adopt(err, s.pathAt)
+			c.adopt(err, s.at[ExtPathCriteria])
 		}
 	}
-	c.channel(s.Channel, rules)
+	if s.DeliveryClass != "" {
+		c.classChannel(s.Channel, rules)
+	} else {
+		c.channel(s.Channel, rules)
+	}
+	if s.Channel.Type == ChannelEmail {
+		c.emailOptions(s)
+	}
+	c.delivery(s, rules)
 	if len(c.issues) == 0 {
 		return nil
 	}
@@ -113,6 +133,10 @@ func (c *check) criteria(criteria string, compile func(string) error) {
 	if !c.require(criteria, at, "criteria is missing; give a search such as Observation?code=1234-5") {
 		return
 	}
+	if _, query, search := strings.Cut(criteria, "?"); isURL(criteria) && search && query != "" {
+		c.refuse(IssueValue, at, "a search is written without the address of a server, such as Observation?code=1234-5")
+		return
+	}
 	if isURL(criteria) {
 		c.refuse(IssueNotSupported, at, "criteria is the URL of a topic, and a topic-based Subscription is not supported by this version; write a search such as Observation?code=1234-5")
 		return
@@ -134,10 +158,10 @@ var channelChecks = map[string]func(*check, Channel, Rules){
 		c.endpoint(ch.Endpoint, rules)
 		c.payload(ch.Payload, rules.Version)
 	},
-	ChannelWebSocket: nil,
-	ChannelEmail:     nil,
-	ChannelSMS:       nil,
-	ChannelMessage:   nil,
+	ChannelWebSocket: (*check).websocket,
+	ChannelEmail:     (*check).email,
+	ChannelSMS:       (*check).sms,
+	ChannelMessage:   (*check).messageChannel,
 }
 
 // Channels lists the channel types of this build, in order.
@@ -236,20 +260,15 @@ func (c *check) adopt(err error, at string) {
 	}
 }
 
-// payload accepts every spelling of JSON that HAPI accepts.
+// payload accepts what payloadType knows.
 func (c *check) payload(payload string, sent Version) {
 	const at = "Subscription.channel.payload"
 	if strings.TrimSpace(payload) == "" {
 		return
 	}
-	name, parameters, err := mime.ParseMediaType(strings.ReplaceAll(strings.TrimSpace(payload), "fhir json", "fhir+json"))
-	switch name {
-	case "application/fhir+json", "application/json", "application/json+fhir", "text/json", "json":
-	case "application/fhir+xml", "application/xml", "application/xml+fhir", "text/xml", "xml":
-		c.refuse(IssueNotSupported, at, "XML notifications are not supported by this version; give application/fhir+json")
-		return
-	default:
-		c.refuse(IssueValue, at, "the payload is no MIME type that this version sends; give application/fhir+json, or leave it out for notifications without a body")
+	content, parameters, err := payloadType(payload)
+	if content == "" {
+		c.refuse(IssueValue, at, "the payload is no MIME type that this version sends; give application/fhir+json or application/fhir+xml, or leave it out for notifications without a body")
 		return
 	}
 	if err != nil {
@@ -286,18 +305,18 @@ func (c *check) header(line, at string) {
 	switch {
 	case !ok || !validToken(name):
 		c.refuse(IssueValue, at, `a header must be of the form "Name: value", with a name of letters, digits and !#$%%&'*+-.^_|~ or backquote`)
-	case reservedHeader(name):
+	case ReservedHeader(name):
 		c.refuse(IssueValue, at, "header %s is set by this server or by the connection and cannot be given", clip(name))
 	case !validFieldValue(value):
 		c.refuse(IssueValue, at, "the value of header %s holds a control character", clip(name))
 	}
 }
 
-// reservedHeader reports whether a header is one of those that we send ourselves or that
+// ReservedHeader reports whether a header is one of those that we send ourselves or that
 // belong to the connection (RFC 9110 7.6.1) rather than to the notification.
-func reservedHeader(name string) bool {
+func ReservedHeader(name string) bool {
 	name = strings.ToLower(name)
-	for _, prefix := range []string{"x-carillon-", "webhook-", "x-medplum-"} {
+	for _, prefix := range []string{"x-carillon-", "webhook-", "x-medplum-", "proxy-"} {
 		if strings.HasPrefix(name, prefix) {
 			return true
 		}
@@ -305,8 +324,7 @@ func reservedHeader(name string) bool {
 	switch name {
 	case "content-type", "user-agent", "x-signature", "traceparent", // ours
 		"host", "content-length", "transfer-encoding", "content-encoding", "expect", // of the message
-		"connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization",
-		"te", "trailer", "upgrade", "http2-settings": // of the connection
+		"connection", "keep-alive", "te", "trailer", "upgrade", "http2-settings": // of the connection
 		return true
 	}
 	return false
