@@ -108,7 +108,8 @@ func (t *Type) Is(name string) bool {
 	return false
 }
 
-// Elements lists the elements of the type, those that it inherits first.
+// Elements lists the elements of the type in the order of its StructureDefinition, which begins
+// with those that it inherits. It is the order of its XML.
 func (t *Type) Elements() []*Element {
 	if t.Base == nil {
 		return slices.Clone(t.elements)
@@ -159,7 +160,8 @@ func (e *Element) Key(t *Type) string {
 
 // read reads a table. A line is a type: name, kind (r, c, p; in capitals if it is abstract) and
 // base. Lines that begin with a space are its elements: name with [x] if it is a choice and * if
-// it repeats, types, and after > what it may refer to.
+// it repeats, types, and after > what it may refer to. They stand in the order of the
+// StructureDefinition, without those that the base has alike.
 func read(v fhir.Version, table []byte) (*Model, error) {
 	z, err := gzip.NewReader(bytes.NewReader(table))
 	if err != nil {

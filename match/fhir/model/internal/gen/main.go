@@ -36,7 +36,37 @@ type typeModel struct {
 	Kind     string
 	Abstract bool
 	Base     string
-	Elements map[string]element
+	Elements elements
+}
+
+// elements are those of a type. Their order is that of the StructureDefinition, which is the
+// order that FHIR's XML has them in.
+type elements struct {
+	paths  []string
+	byPath map[string]element
+}
+
+// UnmarshalJSON reads an object and keeps the order of its members.
+func (e *elements) UnmarshalJSON(data []byte) error {
+	if err := json.Unmarshal(data, &e.byPath); err != nil {
+		return err
+	}
+	d := json.NewDecoder(bytes.NewReader(data))
+	if _, err := d.Token(); err != nil { // {
+		return err
+	}
+	for d.More() {
+		path, err := d.Token()
+		if err != nil {
+			return err
+		}
+		e.paths = append(e.paths, path.(string)) // the key of an object is a string
+		var skipped json.RawMessage
+		if err := d.Decode(&skipped); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 type element struct {
@@ -50,8 +80,8 @@ func (e element) equal(o element) bool {
 	return e.Many == o.Many && e.Ref == o.Ref && slices.Equal(e.Types, o.Types) && slices.Equal(e.Targets, o.Targets)
 }
 
-// generate makes the table of one version, compressed.
-func generate(dir, version string) ([]byte, error) {
+// read reads the types of one version.
+func read(dir, version string) (map[string]typeModel, error) {
 	data, err := os.ReadFile(filepath.Join(dir, "type-model-"+version+".json.gz"))
 	if err != nil {
 		return nil, err
@@ -61,14 +91,21 @@ func generate(dir, version string) ([]byte, error) {
 		return nil, err
 	}
 	var in struct{ Types map[string]typeModel }
-	if err := json.NewDecoder(z).Decode(&in); err != nil {
+	err = json.NewDecoder(z).Decode(&in)
+	return in.Types, err
+}
+
+// generate makes the table of one version, compressed.
+func generate(dir, version string) ([]byte, error) {
+	types, err := read(dir, version)
+	if err != nil {
 		return nil, err
 	}
 	var out bytes.Buffer
 	w, _ := gzip.NewWriterLevel(&out, gzip.BestCompression)
 	fmt.Fprintf(w, "# Types of FHIR %s. Made by internal/gen; model.go says how it is written.\n", strings.ToUpper(version))
-	for _, name := range slices.Sorted(maps.Keys(in.Types)) {
-		if err := write(w, in.Types, name); err != nil {
+	for _, name := range slices.Sorted(maps.Keys(types)) {
+		if err := write(w, types, name); err != nil {
 			return nil, fmt.Errorf("%s: %s: %w", version, name, err)
 		}
 	}
@@ -90,23 +127,21 @@ func write(w *gzip.Writer, types map[string]typeModel, name string) error {
 	}
 	// nested are the paths that have elements of their own; the empty path is the type itself.
 	nested := map[string][]string{"": nil}
-	for path := range t.Elements {
+	for _, path := range t.Elements.paths {
 		parent, _ := cut(path)
 		nested[parent] = append(nested[parent], path)
 	}
 	for _, parent := range slices.Sorted(maps.Keys(nested)) {
 		base := t.Base
 		if parent != "" {
-			kind, base = "c", t.Elements[parent].Types[0]
+			kind, base = "c", t.Elements.byPath[parent].Types[0]
 		}
 		fmt.Fprintf(w, "%s %s %s\n", join(name, parent), kind, base)
 		if kind == "p" {
 			continue // the value of a primitive is the primitive
 		}
-		paths := nested[parent]
-		slices.Sort(paths)
-		for _, path := range paths {
-			e := t.Elements[path]
+		for _, path := range nested[parent] {
+			e := t.Elements.byPath[path]
 			_, last := cut(path)
 			if name == "Resource" && last == "id" {
 				e.Types = []string{"id"} // R4 says string, its own text and later versions id
@@ -142,7 +177,7 @@ func writeElement(w *gzip.Writer, typ, path, last string, e element, nested bool
 // inherited is what a type's ancestors say of an element.
 func inherited(types map[string]typeModel, base, name string) (element, bool) {
 	for base != "" {
-		if e, ok := types[base].Elements[name]; ok {
+		if e, ok := types[base].Elements.byPath[name]; ok {
 			return e, true
 		}
 		base = types[base].Base
