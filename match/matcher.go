@@ -107,13 +107,26 @@ func (m *matcher) event(ctx context.Context, c *record.Change) ([]index.Hit, err
 	if err != nil {
 		return nil, err
 	}
+	body, ok, reason, err := m.before(ctx, c, body)
+	if err != nil || reason == "" && !ok {
+		return nil, err
+	}
+	if reason != "" {
+		return nil, m.setAside(ctx, c, reason)
+	}
 	if err := m.parse(c, body); err != nil {
 		return nil, m.setAside(ctx, c, "the resource cannot be read: "+err.Error())
+	}
+	if m.r.Hooks.Before != nil && !m.isOf(c.Key) {
+		return nil, m.setAside(ctx, c, "an interceptor gave a resource of another type")
 	}
 	m.others.begin(ctx, m.r.Repository, c)
 	began := time.Now()
 	hits, reason := m.evaluate(c)
 	hits, reason, err = m.evaluatePaths(ctx, c, hits, reason)
+	if err == nil {
+		hits, reason, err = m.keep(ctx, c, body, hits, reason)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -98,6 +98,7 @@ type Runner struct {
 	Repository  Repository // nil: criteria that ask for other resources are not evaluable
 	Blocks      Blocks
 	Dead        DeadIngest
+	Hooks       Hooks // asked beside the criteria
 	Observer    Observer
 	Log         *slog.Logger
 

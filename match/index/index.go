@@ -409,7 +409,7 @@ func (x *Index) Match(at record.Sequence, t time.Time, i fhir.Interaction, r *se
 	if s := (*x.shelves.Load())[r.Type()]; s != nil {
 		s.match(&q)
 	}
-	if r.Type() != "Subscription" {
+	if !r.OwnAffair() {
 		x.every.match(&q)
 	}
 	if q.wasted.posting != nil || x.pending.Load() {

@@ -89,7 +89,8 @@ func (c *Criteria) Canonical() string {
 	return c.types[0].name + "?" + strings.Join(texts, "&")
 }
 
-// AnyType reports whether the criteria is [*]: every resource type except Subscription.
+// AnyType reports whether the criteria is [*]: every resource type except Subscription, and except the
+// AuditEvents that this server itself writes (Resource.OwnAffair).
 func (c *Criteria) AnyType() bool { return c.any }
 
 // Types lists the resource types that the criteria is about, sorted; nil for AnyType.
@@ -148,7 +149,7 @@ func (c *Criteria) hasType(r *Resource) bool {
 	case r.typ == nil:
 		return false
 	case c.any:
-		return r.name != "Subscription"
+		return !r.OwnAffair()
 	}
 	for _, t := range c.types {
 		if t.name == r.name {
