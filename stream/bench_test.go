@@ -66,6 +66,7 @@ func (p *Publisher) unitOf(t testing.TB, ms ...Msg) *unit {
 			t.Fatal(err)
 		}
 		u.wire, u.size = append(u.wire, wire), u.size+size
+		u.subjects = append(u.subjects, StoredSubject(m.Subject))
 	}
 	return u
 }

@@ -415,7 +415,7 @@ func statusIsWhole(t *testing.T, nodes []*Server) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if st.Leader == "" || len(st.Nodes) != 3 || len(st.Streams) != 8 || len(st.Lanes) != len(Lanes()) {
+		if st.Leader == "" || len(st.Nodes) != 3 || len(st.Streams) != len(definitions(3)) || len(st.Lanes) != len(Lanes()) {
 			t.Errorf("%s: leader %q, %d nodes, %d streams, %d lanes", s.cfg.Name, st.Leader, len(st.Nodes), len(st.Streams), len(st.Lanes))
 		}
 		for _, n := range st.Nodes {

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 )
@@ -33,6 +34,10 @@ type Config struct {
 	Routes []string
 	TLS    *RouteTLS    // of the routes, mutual; may be nil while all of them are on loopback
 	Log    *slog.Logger // nil discards
+	// MessageSubjects are subjects that MESSAGES takes beside fhir.message.*, with * and > for
+	// tokens. They must not overlap. Messages of a subject that is left out later stay.
+	MessageSubjects []string
+	MessageAge      time.Duration // how long MESSAGES keeps a message; 0 is for good, else at least MinMessageAge
 }
 
 // TLS names the PEM files of a listener's certificate, with its chain, and key.

@@ -17,7 +17,7 @@ type ConsumerSpec struct {
 	Stream string // MESSAGES, DEAD or EVENTS, in capitals or not
 	Name   string // of letters, digits, '-' and '_'
 	// Filter is the subjects that it delivers, within fhir.message.>, fhir.dead.> or
-	// fhir.event.>. Empty is all of them. Control records in EVENTS are never among them.
+	// fhir.event.>, or within one of Config.MessageSubjects. Empty is the whole tree of these three. Control records in EVENTS are never among them.
 	Filter string
 	// FromNew delivers what is stored from now on; else the whole stream is delivered.
 	FromNew bool
@@ -65,7 +65,7 @@ func parseConsumer(reference string) (stream, name string, err error) {
 }
 
 // complete fills in the defaults and refuses what must not be made.
-func (c ConsumerSpec) complete() (ConsumerSpec, error) {
+func (c ConsumerSpec) complete(messageSubjects ...string) (ConsumerSpec, error) {
 	refuse := func(format string, args ...any) (ConsumerSpec, error) {
 		return c, fhir.Refuse(fhir.IssueValue, "", fmt.Sprintf(format, args...))
 	}
@@ -82,7 +82,8 @@ func (c ConsumerSpec) complete() (ConsumerSpec, error) {
 		c.Filter = tree
 	}
 	root := strings.TrimRight(tree, "*>") + ">"
-	if !within(c.Filter, root) {
+	of := func(subjects string) bool { return within(c.Filter, subjects) }
+	if !of(root) && (c.Stream != Messages || !slices.ContainsFunc(messageSubjects, of)) {
 		return refuse("filter %q is not within %s", c.Filter, root)
 	}
 	return c, nil
@@ -106,7 +107,7 @@ func (s *Server) consumerConfig(c ConsumerSpec) jetstream.ConsumerConfig {
 // out at once. To make the same again changes nothing. What cannot be meant so, and a name that
 // is taken, is a *fhir.Error.
 func (s *Server) CreateConsumer(ctx context.Context, spec ConsumerSpec) (Consumer, error) {
-	spec, err := spec.complete()
+	spec, err := spec.complete(s.cfg.MessageSubjects...)
 	if err != nil {
 		return Consumer{}, err
 	}

@@ -353,22 +353,30 @@ func (p *Publisher) loop() {
 	}
 }
 
-// next takes what is written together off the queue: a transaction by itself, or as many single
-// messages as one batch may hold.
+// maxShared is how many messages a transaction has at most that is written together with others. It
+// shares the price of a batch, which is all that a small one costs; a large one gains little, and if it
+// is refused the others would be written again.
+const maxShared = batchFrom
+
+// next takes what is written together off the queue: single messages and small transactions, as many
+// as one batch may hold, or a large transaction by itself.
 func (p *Publisher) next() []*unit {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	g := make([]*unit, 0, min(len(p.queue), maxBatch))
-	bytes, n := 0, 0
+	bytes, msgs, n := 0, 0, 0
 	var written map[string]bool // what g writes; nil while no condition asked for it
 	for _, u := range p.queue {
-		alone := len(u.wire) > 1
-		if len(g) > 0 && (alone || len(g) == maxBatch || bytes+u.size > maxBatchBytes) {
+		alone := len(u.wire) > maxShared
+		if len(g) > 0 && (alone || msgs+len(u.wire) > maxBatch || bytes+u.size > maxBatchBytes) {
 			break
 		}
-		if p.batches && len(g) > 0 && u.src[0].ExpectLast != nil {
+		if p.batches && len(g) > 0 && u.conditional() {
 			if written == nil {
-				written = writtenBy(g)
+				written = make(map[string]bool, msgs)
+				for _, w := range g {
+					w.writes(written)
+				}
 			}
 			if u.mustWait(written) {
 				break
@@ -386,8 +394,9 @@ func (p *Publisher) next() []*unit {
 			break
 		}
 		bytes += u.size
+		msgs += len(u.wire)
 		if written != nil {
-			written[StoredSubject(u.src[0].Subject)] = true
+			u.writes(written)
 		}
 	}
 	p.queue = slices.Delete(p.queue, 0, n)
@@ -398,21 +407,24 @@ func (p *Publisher) next() []*unit {
 	return g
 }
 
-// writtenBy is the subjects that single messages write, as stored.
-func writtenBy(g []*unit) map[string]bool {
-	written := make(map[string]bool, len(g))
-	for _, u := range g {
-		written[StoredSubject(u.src[0].Subject)] = true
+// writes adds the subjects that the unit writes, as stored.
+func (u *unit) writes(written map[string]bool) {
+	for _, subject := range u.subjects {
+		written[subject] = true
 	}
-	return written
 }
 
-// mustWait reports whether the unit's condition speaks of a subject that the batch writes
+func (u *unit) conditional() bool {
+	return slices.ContainsFunc(u.src, func(m Msg) bool { return m.ExpectLast != nil })
+}
+
+// mustWait reports whether a condition of the unit speaks of a subject that the batch writes
 // before it: the engine checks a whole batch against the log as it was before the batch.
 func (u *unit) mustWait(written map[string]bool) bool {
-	m := u.src[0]
-	return m.ExpectLast != nil && written[m.about()]
+	return slices.ContainsFunc(u.src, func(m Msg) bool { return m.ExpectLast != nil && written[m.about()] })
 }
+
+func (u *unit) transaction() bool { return len(u.wire) > 1 }
 
 // commit writes a group and answers all of it.
 func (p *Publisher) commit(g []*unit) {
@@ -501,7 +513,7 @@ func (p *Publisher) write(g []*unit) (open []*unit, why error) {
 	if err := p.s.leaders.outage(p.stream); err != nil {
 		return g, err
 	}
-	if len(g[0].wire) > 1 || p.batches && len(g) >= p.from {
+	if p.batches && len(g) >= p.from || slices.ContainsFunc(g, (*unit).transaction) {
 		return p.batch(g)
 	}
 	return p.singles(g)
@@ -599,7 +611,7 @@ func (p *Publisher) batch(g []*unit) (open []*unit, why error) {
 			return append(open, g[half:]...), why // the second half must not overtake it
 		}
 		return p.write(g[half:])
-	case errors.Is(err, errDuplicate) && len(g[0].wire) == 1:
+	case errors.Is(err, errDuplicate) && !g[0].transaction():
 		return p.singles(g) // is told the sequence of the first
 	case errors.Is(err, errDuplicate):
 		p.fail(g, ErrDuplicate)

@@ -20,6 +20,7 @@ const (
 	Messages   = "MESSAGES"
 	Timers     = "TIMERS"
 	Advisories = "ADVISORIES"
+	Secrets    = "SECRETS"
 )
 
 // duplicateWindow is how long the log remembers message ids.
@@ -71,6 +72,7 @@ func definitions(replicas int) []jetstream.StreamConfig {
 		file(Messages, FilterMessage),
 		timers,
 		file(Advisories, filterAdvisories),
+		file(Secrets, FilterSecret),
 	}
 }
 
@@ -83,7 +85,7 @@ func definitions(replicas int) []jetstream.StreamConfig {
 // copies have caught up: a node that is restarted before its copies are whole would take the
 // last whole one with it.
 func (s *Server) Declare(ctx context.Context) error {
-	for _, want := range definitions(s.cfg.Replicas) {
+	for _, want := range s.definitions() {
 		err := s.patient(ctx, "waiting to declare stream "+want.Name, func(ctx context.Context) error { return s.declare(ctx, want) })
 		if err != nil {
 			return fmt.Errorf("declare stream %s: %w", want.Name, err)
@@ -111,8 +113,8 @@ func (s *Server) declare(ctx context.Context, want jetstream.StreamConfig) error
 	if field, is, must := differs(have, want); field != "" {
 		return fmt.Errorf("stored stream has %s %s, must be %s: restore the stream from a backup, or start with an empty data folder", field, is, must)
 	}
-	if have.AllowDirect != want.AllowDirect || have.Duplicates != want.Duplicates || have.RePublish != nil {
-		// None of these changes what is stored, so an older release's stream is brought up to date.
+	if have.AllowDirect != want.AllowDirect || have.MaxAge != want.MaxAge || !slices.Equal(sorted(have.Subjects), sorted(want.Subjects)) || have.Duplicates != want.Duplicates || have.RePublish != nil {
+		// None of these changes what a log promises, so the configuration is followed, and an older release's stream is brought up to date.
 		if _, err := js.UpdateStream(ctx, want); err != nil {
 			return readError(err)
 		}
@@ -133,13 +135,13 @@ func differs(have, want jetstream.StreamConfig) (field, is, must string) {
 		have, want any
 	}{
 		{"persist mode", have.PersistMode, want.PersistMode},
-		{"subjects", sorted(have.Subjects), sorted(want.Subjects)},
+		{"subjects", promisedSubjects(have), promisedSubjects(want)},
 		{"storage", have.Storage, want.Storage},
 		{"retention", have.Retention, want.Retention},
 		{"discard policy", have.Discard, want.Discard},
 		{"replicas", have.Replicas, want.Replicas},
 		{"subject transform", transform(have.SubjectTransform), transform(want.SubjectTransform)},
-		{"max age", have.MaxAge, want.MaxAge},
+		{"max age", promisedAge(have), promisedAge(want)},
 		{"max messages", have.MaxMsgs, want.MaxMsgs},
 		{"max messages per subject", have.MaxMsgsPerSubject, want.MaxMsgsPerSubject},
 		{"max bytes", have.MaxBytes, want.MaxBytes},

@@ -29,6 +29,7 @@ const (
 	FilterMessage = "fhir.message.*"
 	FilterTimers  = "fhir.timer.>"
 	FilterDue     = "fhir.due.>"
+	FilterSecret  = "fhir.secret.*"
 
 	filterAdvisories = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.>"
 )
@@ -92,6 +93,9 @@ func ParseEvent(subject string) (fhir.Key, uint8, error) {
 	}
 	return key, uint8(shard), err
 }
+
+// SecretSubject is where a wrapped key is kept. Nobody outside may see these subjects.
+func SecretSubject(name string) string { return "fhir.secret." + name }
 
 // ControlSubject is where a control record is written: start, partitions, level, floor.
 func ControlSubject(name string) string { return "fhir.control." + name }
