@@ -24,14 +24,17 @@ const (
 	bMatch                      // birth number → match (MATCHES)
 	bMatchID                    // birth event → number (MATCHES)
 	bReplay                     // birth number MATCHES-sequence → job (MATCHES)
-	bPurge                      // birth event → MATCHES-sequence (MATCHES)
+	bPurge                      // birth event → MATCHES-sequence; expiredKey → DEAD-sequence (MATCHES)
 	bState                      // birth number → rounds, attempts, last outcome (OUTCOMES)
 	bOutcome                    // OUTCOMES-sequence index → outcome (OUTCOMES)
 	bOutcomeBy                  // subscription 0 OUTCOMES-sequence index → nothing (OUTCOMES)
+	bOutcomeOf                  // event OUTCOMES-sequence index → nothing (OUTCOMES)
 	bPending                    // birth number → nothing (follows from match, replay and state)
-	bDead                       // DEAD-sequence → letter without body (DEAD)
-	bDeadID                     // subscription 0 number birth → DEAD-sequence (DEAD)
-	bDeadBy                     // subscription 0 DEAD-sequence → nothing (DEAD)
+	bDead                       // DEAD-sequence → letter without body (DEAD; expiry in MATCHES)
+	bDeadID                     // subscription 0 number birth → DEAD-sequences (follows from dead)
+	bDeadBy                     // subscription 0 DEAD-sequence → nothing (follows from deadid)
+	bJob                        // id → job that is done in steps (MATCHES)
+	bOrder                      // id of a job → its order as JSON (MATCHES)
 	bucketCount
 )
 
@@ -40,8 +43,8 @@ var bucketNames = [bucketCount]string{
 	bReference:    "reference",
 	bSubscription: "subscription", bCounter: "counter", bMatch: "match", bMatchID: "matchid",
 	bReplay: "replay", bPurge: "purge", bState: "state", bOutcome: "outcome",
-	bOutcomeBy: "outcomeby", bPending: "pending", bDead: "dead", bDeadID: "deadid",
-	bDeadBy: "deadby",
+	bOutcomeBy: "outcomeby", bOutcomeOf: "outcomeof", bPending: "pending", bDead: "dead", bDeadID: "deadid",
+	bDeadBy: "deadby", bJob: "job", bOrder: "order",
 }
 
 // appended says of a bucket that its keys arrive in rising order, so that its pages may be

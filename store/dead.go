@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -16,7 +17,7 @@ const Ingest fhir.ID = "ingest"
 
 // ApplyDead folds one record of DEAD, nil for one that could not be read. The body is not
 // kept; it stays in DEAD at seq. Of several letters of one match that of the latest round is
-// kept, of several of one round the first (a sender that died may say it twice).
+// listed, of several of one round the first (a sender that died may say it twice).
 //
 // Letters wait for nothing: what they say of a match is joined with it when they are read.
 // Errors are those of ApplyEvents.
@@ -51,24 +52,98 @@ func (s *Store) AdvanceDead(ctx context.Context, through record.Sequence) error 
 	return s.fold(ctx, Dead, through, 1, func(*folding) {})
 }
 
-// letter keeps a dead letter in the place of an older one of the same match.
+// letter keeps a dead letter. Of those of one match one is current: it is listed, and stands for
+// the match.
 func (f *folding) letter(seq record.Sequence, d *record.DeadLetter) {
+	if seq <= f.expired() {
+		return
+	}
 	n := d.Number
 	if d.Subscription == Ingest {
 		n = fhir.EventNumber(d.Event)
 	}
 	id := deadIDKey(d.Subscription, n) + num(d.Birth)
-	if old := f.sequence(bDeadID, id); old != 0 {
-		if e, ok := f.deadEntry(old); ok && e.Round >= d.Round {
-			f.Repeated++
-			return
-		}
-		f.delete(bDead, num(old))
-		f.delete(bDeadBy, string(d.Subscription)+"\x00"+num(old))
-	}
-	f.put(bDeadID, id, encodeSequence(seq))
-	f.put(bDeadBy, string(d.Subscription)+"\x00"+num(seq), nil)
 	f.put(bDead, num(seq), encodeLetter(d, n))
+	before := f.letters(id)
+	f.elect(d.Subscription, id, before, append(slices.Clone(before), seq))
+}
+
+// letters are the places of a match's letters in DEAD, the current one first.
+func (r *reader) letters(id string) (at []record.Sequence) {
+	v, ok := r.get(bDeadID, id)
+	if !ok {
+		return nil
+	}
+	for d := (decoder{b: v}); len(d.b) > 0; {
+		at = append(at, record.Sequence(d.uint()))
+		if d.err != nil {
+			r.malformed(bDeadID, d.err)
+			return nil
+		}
+	}
+	return at
+}
+
+// elect puts the letters that a match has now in the place of those that it had. Current is the
+// letter of the latest round, and of several of one round the first.
+func (f *folding) elect(sub fhir.ID, id string, before, now []record.Sequence) {
+	by := func(seq record.Sequence) string { return string(sub) + "\x00" + num(seq) }
+	slices.Sort(now)
+	rounds := map[record.Sequence]int{}
+	for _, seq := range now {
+		if e, ok := f.deadEntry(seq); ok {
+			rounds[seq] = e.Round
+		}
+	}
+	slices.SortStableFunc(now, func(a, b record.Sequence) int { return rounds[b] - rounds[a] })
+	if len(before) > 0 && (len(now) == 0 || now[0] != before[0]) {
+		f.delete(bDeadBy, by(before[0]))
+	}
+	if len(now) == 0 {
+		f.delete(bDeadID, id)
+		return
+	}
+	if len(before) == 0 || now[0] != before[0] {
+		f.put(bDeadBy, by(now[0]), nil)
+	}
+	var v encoder
+	for _, seq := range now {
+		v.uint(uint64(seq))
+	}
+	f.put(bDeadID, id, v)
+}
+
+// expiredKey is the row of the purge bucket that says up to where letters are gone.
+const expiredKey = "expired"
+
+// expired is the place in DEAD up to which letters are gone for their age. Those that are read
+// later, by a node that is behind, are passed over: so it does not matter which came first.
+func (r *reader) expired() record.Sequence { return r.sequence(bPurge, expiredKey) }
+
+// expire drops the letters up to a place in DEAD.
+func (f *folding) expire(through record.Sequence) {
+	if through <= f.expired() {
+		return
+	}
+	f.put(bPurge, expiredKey, encodeSequence(through))
+	var gone []DeadEntry
+	f.scan(bDead, "", num(through)+"\x00", func(key string, v []byte) bool {
+		_, seq, _ := cutNum(key)
+		e, err := decodeLetter(record.Sequence(seq), v)
+		if err != nil {
+			f.malformed(bDead, err)
+			return false
+		}
+		gone = append(gone, e)
+		return true
+	})
+	for _, e := range gone {
+		id := deadIDKey(e.Subscription, e.Number) + num(e.MatchID.Birth)
+		before := f.letters(id)
+		now := slices.DeleteFunc(slices.Clone(before), func(seq record.Sequence) bool { return seq == e.Sequence })
+		f.elect(e.Subscription, id, before, now)
+		f.delete(bDead, num(e.Sequence))
+	}
 }
 
 func deadIDKey(sub fhir.ID, n fhir.EventNumber) string { return string(sub) + "\x00" + num(n) }
@@ -158,14 +233,13 @@ func (s *Store) Dead(ctx context.Context, f DeadFilter) ([]DeadEntry, error) {
 		if err := ctx.Err(); err != nil {
 			return nil, fmt.Errorf("list dead letters: %w", err)
 		}
-		chunk, err := s.deadChunk(f.Subscription, before)
+		chunk, last, err := s.deadChunk(f.Subscription, before)
 		if err != nil {
 			return nil, fmt.Errorf("list dead letters: %w", err)
 		}
-		more = len(chunk) == scanChunk
+		before, more = last, last != 0
 		for i := range chunk {
 			e := &chunk[i]
-			before = e.Sequence
 			if !f.Since.IsZero() && e.LastFailure.Before(f.Since.Add(-clockSlack)) {
 				return out, nil
 			}
@@ -182,25 +256,68 @@ func (s *Store) Dead(ctx context.Context, f DeadFilter) ([]DeadEntry, error) {
 
 func (f *DeadFilter) keeps(e *DeadEntry) bool {
 	return (f.Reason == "" || e.Reason == f.Reason) &&
+		(f.Kind == "" || e.Kind() == f.Kind) &&
 		(f.State == "" || e.State == f.State) &&
 		(f.Purged || f.State == DeadPurged || e.State != DeadPurged) &&
 		(f.Since.IsZero() || !e.LastFailure.Before(f.Since)) &&
 		(f.Until.IsZero() || e.LastFailure.Before(f.Until))
 }
 
-// deadChunk reads the letters before a place in DEAD, newest first: all, or a Subscription's.
-func (s *Store) deadChunk(sub fhir.ID, before record.Sequence) (chunk []DeadEntry, err error) {
-	b, prefix := bDead, ""
-	if sub != "" {
-		b, prefix = bDeadBy, string(sub)+"\x00"
-	}
+// deadChunk reads the letters before a place in DEAD, newest first: all, or a Subscription's. last is
+// the place of the last row that was looked at, 0 at the end.
+func (s *Store) deadChunk(sub fhir.ID, before record.Sequence) (chunk []DeadEntry, last record.Sequence, err error) {
+	b, prefix := deadRows(sub)
 	end := prefixEnd(prefix)
 	if before != 0 {
 		end = prefix + num(before)
 	}
+	return s.deadPage(b, func(r *reader, fn func(string, []byte) bool) { r.scanBack(b, prefix, end, fn) })
+}
+
+// DeadFrom lists dead letters in the order in which they died, from behind one place of DEAD up to
+// and including another, at most f.Limit (0 means 100). through is how far that goes: where it is
+// to, there are no more. Before is not looked at.
+func (s *Store) DeadFrom(ctx context.Context, f DeadFilter, after, to record.Sequence) (out []DeadEntry, through record.Sequence, err error) {
+	b, prefix := deadRows(f.Subscription)
+	for after < to {
+		if err := ctx.Err(); err != nil {
+			return nil, 0, fmt.Errorf("list dead letters: %w", err)
+		}
+		chunk, last, err := s.deadPage(b, func(r *reader, fn func(string, []byte) bool) {
+			r.scan(b, prefix+num(after+1), prefix+num(to)+"\x00", fn)
+		})
+		if err != nil {
+			return nil, 0, fmt.Errorf("list dead letters: %w", err)
+		}
+		for i := range chunk {
+			if after = chunk[i].Sequence; f.keeps(&chunk[i]) {
+				out = append(out, chunk[i])
+			}
+			if len(out) == limitOr(f.Limit, 100) {
+				return out, after, nil
+			}
+		}
+		if after = last; last == 0 {
+			break
+		}
+	}
+	return out, to, nil
+}
+
+// deadRows are the rows by which letters are listed: all, or a Subscription's.
+func deadRows(sub fhir.ID) (b bucket, prefix string) {
+	if sub == "" {
+		return bDead, ""
+	}
+	return bDeadBy, string(sub) + "\x00"
+}
+
+// deadPage reads a page of letters by the rows that scan shows, those that are current. last is the
+// place of the last row, 0 where there were fewer than a page.
+func (s *Store) deadPage(b bucket, scan func(*reader, func(key string, _ []byte) bool)) (page []DeadEntry, last record.Sequence, err error) {
 	err = s.view(func(r *reader) error {
 		var at []record.Sequence
-		r.scanBack(b, prefix, end, func(key string, _ []byte) bool {
+		scan(r, func(key string, _ []byte) bool {
 			_, seq, ok := cutNum(key)
 			if !ok {
 				r.malformed(b, errMalformed)
@@ -209,16 +326,21 @@ func (s *Store) deadChunk(sub fhir.ID, before record.Sequence) (chunk []DeadEntr
 			at = append(at, record.Sequence(seq))
 			return len(at) < scanChunk
 		})
+		if len(at) == scanChunk {
+			last = at[len(at)-1]
+		}
 		for _, seq := range at {
 			e, ok := r.dead(seq)
 			if !ok {
 				return nil
 			}
-			chunk = append(chunk, e)
+			if e.Messages[0] == seq {
+				page = append(page, e)
+			}
 		}
 		return nil
 	})
-	return chunk, err
+	return page, last, err
 }
 
 // dead reads a letter that an index names.
@@ -226,6 +348,11 @@ func (r *reader) dead(seq record.Sequence) (DeadEntry, bool) {
 	e, ok := r.deadEntry(seq)
 	if !ok {
 		r.malformed(bDead, fmt.Errorf("letter %d is missing", seq))
+		return DeadEntry{}, false
+	}
+	e.Messages = r.letters(deadIDKey(e.Subscription, e.Number) + num(e.MatchID.Birth))
+	if len(e.Messages) == 0 {
+		r.malformed(bDeadID, fmt.Errorf("letter %d is not among those of its match", seq))
 		return DeadEntry{}, false
 	}
 	e.State = r.deadState(&e)
@@ -246,7 +373,9 @@ func (s *Store) DeadByID(id string) (e DeadEntry, ok bool, err error) {
 	prefix := deadIDKey(fhir.ID(id[:dot]), fhir.EventNumber(n))
 	err = s.view(func(r *reader) error {
 		r.scanBack(bDeadID, prefix, prefixEnd(prefix), func(key string, _ []byte) bool {
-			e, ok = r.dead(r.sequence(bDeadID, key))
+			if at := r.letters(key); len(at) > 0 {
+				e, ok = r.dead(at[0])
+			}
 			return false
 		})
 		return nil
@@ -270,8 +399,8 @@ func (s *Store) DeadByMatch(id record.MatchID) (e DeadEntry, ok bool, err error)
 			}
 			sub, n = row.Subscription, number
 		}
-		if seq := r.sequence(bDeadID, deadIDKey(sub, n)+num(id.Birth)); seq != 0 {
-			e, ok = r.dead(seq)
+		if at := r.letters(deadIDKey(sub, n) + num(id.Birth)); len(at) > 0 {
+			e, ok = r.dead(at[0])
 		}
 		return nil
 	})

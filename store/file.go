@@ -42,8 +42,9 @@ const (
 	// newPrefix is the beginning of a file that is being made.
 	newPrefix = "projection.db.new-"
 
-	// format 2 has the bucket of references.
-	format    = 2
+	// format 2 has the bucket of references; format 3 has jobs, all letters of a match, what the rounds
+	// of a replay tell their endpoints, and the outcomes of an event.
+	format    = 3
 	formatKey = "format"
 )
 

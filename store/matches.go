@@ -42,14 +42,24 @@ func (s *Store) ApplyMatches(ctx context.Context, seq record.Sequence, b *record
 		}
 	}
 	var fresh []Pending
-	err := s.fold(ctx, Matches, seq, 1+len(matches)/matchesPerRecord, func(f *folding) {
+	if j != nil && j.Expire != 0 {
+		s.feeds[Dead].Lock() // it changes what the other feed does
+		defer s.feeds[Dead].Unlock()
+	}
+	err := s.fold(ctx, Matches, seq, 1+(len(matches)+len(replay)+len(purge))/matchesPerRecord, func(f *folding) {
 		f.last, f.sum = seq, SumMatches(b, j)
 		if b == nil && j == nil {
 			f.SetAside++
 		}
+		if j != nil {
+			if !f.job(seq, j) {
+				return
+			}
+			f.expire(j.Expire)
+		}
 		fresh = f.number(seq, matches)
 		for _, id := range replay {
-			if p, opened := f.replay(seq, j.ID, id); opened {
+			if p, opened := f.replay(seq, j, id); opened {
 				fresh = append(fresh, p)
 			}
 		}
@@ -135,14 +145,15 @@ func (f *folding) number(seq record.Sequence, matches []record.Match) []Pending 
 
 // replay notes that somebody asked for a match to be sent again. opened says that it was not
 // pending and is now.
-func (f *folding) replay(seq record.Sequence, job string, id record.MatchID) (p Pending, opened bool) {
+func (f *folding) replay(seq record.Sequence, j *record.Job, id record.MatchID) (p Pending, opened bool) {
 	n, ok := f.numberOf(id)
 	if !ok {
 		f.Unknown++
 		return Pending{}, false
 	}
 	var v encoder
-	v.string(job)
+	v.string(j.ID)
+	v.string(string(j.Interaction))
 	f.put(bReplay, pair(id.Birth, n)+num(seq), v)
 	st := f.state(id.Birth, n)
 	if _, opened := f.settle(id.Birth, n, &st); !opened {
@@ -215,6 +226,25 @@ func (r *reader) replayed(birth record.Sequence, n fhir.EventNumber, after, upTo
 	return found
 }
 
+// told is what the round after a place in MATCHES tells the endpoint of a match: what the replay
+// that opened the round asked for, or else what the event did.
+func (r *reader) told(row *matchRow, after record.Sequence) fhir.Interaction {
+	told := row.Interaction
+	prefix := pair(row.Birth, row.number)
+	r.scan(bReplay, prefix+num(after+1), prefixEnd(prefix), func(_ string, v []byte) bool {
+		d := decoder{b: v}
+		d.string()
+		if as := d.interaction(); as != "" {
+			told = as
+		}
+		if err := d.end(); err != nil {
+			r.malformed(bReplay, err)
+		}
+		return false
+	})
+	return told
+}
+
 // open reports whether a match is to be sent, from the point of view of somebody who has read
 // MATCHES up to a place (0: as far as it is folded): its first round has not ended, or a
 // replay came after what the one who ended the last round had read.
@@ -267,6 +297,9 @@ func (r *reader) pending(birth record.Sequence, n fhir.EventNumber) (Pending, bo
 	}
 	st := r.state(birth, n)
 	event := r.eventOf(row.Event)
+	if st.rounds() > 0 {
+		row.Interaction = r.told(&row, st.after())
+	}
 	return Pending{
 		Match: row.Match, Number: n, Key: event.Key, Time: event.Time,
 		Round: st.rounds(), Attempts: st.attempts, NotBefore: st.notBefore,
@@ -285,6 +318,9 @@ func (r *reader) describe(row *matchRow) Match {
 	}
 	if m.Open {
 		m.Round, m.Attempts, m.NotBefore = st.rounds(), st.attempts, st.notBefore
+		if m.Round > 0 {
+			m.Interaction = r.told(row, st.after())
+		}
 	} else {
 		m.Round, m.Attempts = st.rounds()-1, st.spent
 	}

@@ -3,6 +3,7 @@ package store
 import (
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -453,7 +454,7 @@ func TestADeadLetterFollowsItsMatch(t *testing.T) {
 			t.Fatal(ok, err)
 		}
 		byMatch, ok, err := q.DeadByMatch(id(2))
-		if err != nil || !ok || byMatch != e {
+		if err != nil || !ok || !reflect.DeepEqual(byMatch, e) {
 			t.Fatalf("by match %+v, %v, %v; by id %+v", byMatch, ok, err, e)
 		}
 		return e.State

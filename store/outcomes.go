@@ -1,8 +1,10 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/carillon-fhir/carillon/match/fhir"
@@ -219,6 +221,9 @@ func (f *folding) log(at Place, o *record.Outcome, n fhir.EventNumber) {
 	key := placeKey(at)
 	f.put(bOutcome, key, e)
 	f.put(bOutcomeBy, string(o.Subscription)+"\x00"+key, nil)
+	if o.Event != 0 {
+		f.put(bOutcomeOf, num(o.Event)+key, nil)
+	}
 }
 
 func decodeAttempt(at Place, v []byte) (Attempt, error) {
@@ -247,69 +252,114 @@ func decodeAttempt(at Place, v []byte) (Attempt, error) {
 const clockSlack = time.Hour
 
 // Attempts reads the troubleshooting log, newest first. It reads on until it has found the
-// limit, has come to Since, or ctx ends; a filter by resource or code without Since may read
-// the whole log.
+// limit, has come to Since, or ctx ends; a filter by code without Since may read all that the
+// rest of the filter leaves.
 func (s *Store) Attempts(ctx context.Context, f AttemptFilter) ([]Attempt, error) {
 	var out []Attempt
-	keep, err := s.attemptTest(f)
-	for at, more := f.Before, true; err == nil && more; {
-		if err = ctx.Err(); err != nil {
-			break
+	for more := true; more; {
+		if err := ctx.Err(); err != nil {
+			return nil, fmt.Errorf("read attempts: %w", err)
 		}
-		var chunk []Attempt
-		if chunk, err = s.attemptChunk(f.Subscription, at); err != nil {
-			break
+		run, before, err := s.AttemptRun(f, scanChunk)
+		if err != nil {
+			return nil, err
 		}
-		more = len(chunk) == scanChunk
-		for i := range chunk {
-			a := &chunk[i]
-			at = a.Place
-			if !f.Since.IsZero() && a.At.Before(f.Since.Add(-clockSlack)) {
-				return out, nil
-			}
-			if keep(a) {
-				out = append(out, *a)
-			}
-			if len(out) == limitOr(f.Limit, 100) {
+		f.Before, more = before, before != Place{}
+		for i := range run {
+			if out = append(out, run[i]); len(out) == limitOr(f.Limit, 100) {
 				return out, nil
 			}
 		}
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read attempts: %w", err)
 	}
 	return out, nil
 }
 
-// attemptTest is the part of a filter that looks at each line. The events of a resource are
-// found once, by its history.
-func (s *Store) attemptTest(f AttemptFilter) (func(*Attempt) bool, error) {
-	var events map[record.Sequence]bool
-	if f.Key != (fhir.Key{}) {
-		events = map[record.Sequence]bool{}
-		for v, err := range s.History(f.Key) {
-			if err != nil {
-				return nil, err
-			}
-			events[v.Sequence] = true
+// AttemptRun reads some lines of the troubleshooting log, newest first, and gives those that
+// the filter chooses, of which there may be none. It looks at no more than n lines, so that whoever
+// has little time can stop in between. The next run begins before the place that is returned; it is
+// the zero Place where there is none. Of a resource each run costs as much as it has versions and attempts.
+func (s *Store) AttemptRun(f AttemptFilter, n int) ([]Attempt, Place, error) {
+	run, more, err := s.attemptChunk(f, n)
+	if err != nil {
+		return nil, Place{}, fmt.Errorf("read attempts: %w", err)
+	}
+	var next Place
+	if more {
+		next = run[len(run)-1].Place
+	}
+	out := run[:0]
+	for i := range run {
+		a := &run[i]
+		if !f.Since.IsZero() && a.At.Before(f.Since.Add(-clockSlack)) {
+			return out, Place{}, nil
+		}
+		if (f.Code == "" || a.Code == f.Code) && (f.Key == fhir.Key{} || a.Key == f.Key) &&
+			(f.Subscription == "" || a.Subscription == f.Subscription) && (f.Since.IsZero() || !a.At.Before(f.Since)) {
+			out = append(out, *a)
 		}
 	}
-	return func(a *Attempt) bool {
-		return (f.Code == "" || a.Code == f.Code) &&
-			(events == nil || events[a.Event]) &&
-			(f.Since.IsZero() || !a.At.Before(f.Since))
-	}, nil
+	return out, next, nil
 }
 
-// attemptChunk reads the lines before a place, newest first: of all, or of a Subscription.
-func (s *Store) attemptChunk(sub fhir.ID, before Place) (chunk []Attempt, err error) {
+// attemptsOf reads the lines before a place that are about a resource, newest first. It looks at every
+// version of the resource: an old one may be tried again long after a new one was delivered.
+func (s *Store) attemptsOf(key fhir.Key, before Place, n int) (chunk []Attempt, more bool, err error) {
+	var events []record.Sequence
+	for v, err := range s.History(key) {
+		if err != nil {
+			return nil, false, err
+		}
+		events = append(events, v.Sequence)
+	}
+	err = s.view(func(r *reader) error {
+		var places []Place
+		for _, event := range events {
+			prefix := num(event)
+			end := prefixEnd(prefix)
+			if before != (Place{}) {
+				end = prefix + placeKey(before)
+			}
+			r.scanBack(bOutcomeOf, prefix, end, func(key string, _ []byte) bool {
+				at, ok := parsePlace(key[len(prefix):])
+				if !ok {
+					r.malformed(bOutcomeOf, errMalformed)
+					return false
+				}
+				places = append(places, at)
+				return true
+			})
+		}
+		slices.SortFunc(places, func(a, b Place) int {
+			return cmp.Or(cmp.Compare(b.Sequence, a.Sequence), cmp.Compare(b.Index, a.Index))
+		})
+		if more = len(places) > n; more {
+			places = places[:n]
+		}
+		for _, at := range places {
+			a, ok := r.attempt(at)
+			if !ok {
+				return nil
+			}
+			chunk = append(chunk, a)
+		}
+		return nil
+	})
+	return chunk, more, err
+}
+
+// attemptChunk reads the lines before a place, newest first: of a resource, of a Subscription, or
+// all.
+func (s *Store) attemptChunk(f AttemptFilter, n int) (chunk []Attempt, more bool, err error) {
+	if f.Key != (fhir.Key{}) {
+		return s.attemptsOf(f.Key, f.Before, n)
+	}
 	b, prefix := bOutcome, ""
-	if sub != "" {
-		b, prefix = bOutcomeBy, string(sub)+"\x00"
+	if f.Subscription != "" {
+		b, prefix = bOutcomeBy, string(f.Subscription)+"\x00"
 	}
 	end := prefixEnd(prefix)
-	if before != (Place{}) {
-		end = prefix + placeKey(before)
+	if f.Before != (Place{}) {
+		end = prefix + placeKey(f.Before)
 	}
 	err = s.view(func(r *reader) error {
 		var places []Place
@@ -320,7 +370,7 @@ func (s *Store) attemptChunk(sub fhir.ID, before Place) (chunk []Attempt, err er
 				return false
 			}
 			places = append(places, at)
-			return len(places) < scanChunk
+			return len(places) < n
 		})
 		for _, at := range places {
 			a, ok := r.attempt(at)
@@ -329,9 +379,65 @@ func (s *Store) attemptChunk(sub fhir.ID, before Place) (chunk []Attempt, err er
 			}
 			chunk = append(chunk, a)
 		}
+		more = len(places) == n
 		return nil
 	})
-	return chunk, err
+	return chunk, more, err
+}
+
+// AttemptAt reads one line of the troubleshooting log; the second result reports whether there is
+// one at this place.
+func (s *Store) AttemptAt(at Place) (a Attempt, ok bool, err error) {
+	err = s.view(func(r *reader) error {
+		if ok = r.has(bOutcome, placeKey(at)); ok {
+			a, ok = r.attempt(at)
+		}
+		return nil
+	})
+	if err != nil {
+		return Attempt{}, false, fmt.Errorf("read attempt %d/%d: %w", at.Sequence, at.Index, err)
+	}
+	return a, ok, nil
+}
+
+// AttemptsUntil is a place such that all attempts that began before a time stand before it, found in
+// a number of steps that grows with the logarithm of the log. Those after t that stand before it too
+// are as many as the clocks of senders allow for; the zero Place means that there is no such bound.
+func (s *Store) AttemptsUntil(t time.Time) (Place, error) {
+	t = t.Add(clockSlack)
+	lo, hi := record.Sequence(0), s.Position().Outcomes+1 // all before lo are old enough; hi is too new
+	for err := error(nil); lo < hi; {
+		mid := lo + (hi-lo)/2
+		var first *Attempt
+		err = s.view(func(r *reader) error {
+			r.scan(bOutcome, placeKey(Place{Sequence: mid}), prefixEnd(""), func(key string, v []byte) bool {
+				at, ok := parsePlace(key)
+				a, err := decodeAttempt(at, v)
+				if !ok || err != nil {
+					r.malformed(bOutcome, errMalformed)
+					return false
+				}
+				first = &a
+				return false
+			})
+			return nil
+		})
+		switch {
+		case err != nil:
+			return Place{}, fmt.Errorf("look for attempts of a time: %w", err)
+		case first == nil || first.At.After(t):
+			hi = mid
+		default:
+			lo = first.Sequence + 1
+		}
+	}
+	if lo > s.Position().Outcomes {
+		return Place{}, nil
+	}
+	if lo == 0 {
+		return Place{Index: 1}, nil // before all: sequences begin at 1
+	}
+	return Place{Sequence: lo}, nil
 }
 
 func (r *reader) attempt(at Place) (Attempt, bool) {

@@ -96,6 +96,12 @@ func SumMatches(b *record.Block, j *record.Job) uint32 {
 				c.id(id)
 			}
 		}
+		if j.Order != nil || j.Step != nil || j.Expire != 0 || j.Interaction != "" {
+			c.num(uint64(j.Expire))
+			c.string(string(j.Interaction))
+			c.bytes(record.Encode(j.Order))
+			c.bytes(record.Encode(j.Step))
+		}
 	}
 	return c.total()
 }

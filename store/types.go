@@ -195,16 +195,28 @@ type DeadEntry struct {
 	Endpoint     string // scheme and host
 	ContentType  string
 	State        DeadState
+	// Messages are all letters of this match that DEAD had, this one first: earlier rounds left
+	// theirs, and a sender that died may have written one twice.
+	Messages []record.Sequence
+}
+
+// Kind says whose doing it is.
+func (e *DeadEntry) Kind() record.DeadKind {
+	if e.Subscription == Ingest || e.Reason == record.RenderError {
+		return record.DeadPipeline
+	}
+	return record.DeadEndpoint
 }
 
 // DeadFilter chooses dead letters. Zero fields choose everything that is not purged.
 type DeadFilter struct {
 	Subscription fhir.ID
 	Reason       record.Code
+	Kind         record.DeadKind
 	State        DeadState
 	Since        time.Time       // last failure at or after it
 	Until        time.Time       // last failure before it
-	Before       record.Sequence // older in DEAD than this, for paging
+	Before       record.Sequence // older in DEAD than this, for paging (Dead)
 	Limit        int             // at most so many; 0 means 100
 	Purged       bool            // purged letters too
 }

@@ -249,7 +249,17 @@ func drawWorld(t *rapid.T) *world {
 				Replay:  rapid.SliceOfN(matchID, 0, 4).Draw(t, "replay"),
 				Matches: rapid.SliceOfN(match, 0, 1).Draw(t, "new"),
 				Purge:   rapid.SliceOfN(matchID, 0, 1).Draw(t, "purge"),
+
+				Interaction: rapid.SampledFrom([]fhir.Interaction{"", fhir.Delete}).Draw(t, "as"),
+				Expire:      record.Sequence(max(0, rapid.IntRange(-8, 6).Draw(t, "expire"))),
 			}})
+			if j := w.matches[i].job; rapid.Bool().Draw(t, "in steps") {
+				j.ID, j.Matches = "steps", nil // whose matches count is TestAStepThatIsWrittenTwiceCountsOnce
+				j.Step = &record.Step{N: rapid.IntRange(1, 3).Draw(t, "step"), State: rapid.SampledFrom(record.JobStates()).Draw(t, "state")}
+				if rapid.Bool().Draw(t, "ordered") {
+					j.Order = &record.Order{Kind: record.JobReplay, Subscription: "a", Letters: []string{"a.1"}}
+				}
+			}
 		default:
 			w.matches = append(w.matches, mrec{block: &record.Block{
 				Partition: "p", Through: record.Sequence(nEvents),

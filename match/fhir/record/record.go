@@ -69,18 +69,6 @@ type MatchID struct {
 	Birth Sequence `json:"b"`
 }
 
-// Job is one message of fhir.match.jobs: something done by hand.
-type Job struct {
-	ID     string    `json:"id"`
-	Time   time.Time `json:"time"`
-	By     string    `json:"by,omitempty"`     // token id of who asked
-	Replay []MatchID `json:"replay,omitempty"` // made pending again: old number, new round
-	// Matches are new matches, of events that the Subscription did not have.
-	Matches []Match `json:"matches,omitempty"`
-	// Purge lists dead letters that are removed from sight and from DEAD.
-	Purge []MatchID `json:"purge,omitempty"`
-}
-
 // Code is the outcome code of an attempt, or of a match that needed none.
 type Code string
 
