@@ -21,6 +21,13 @@ type attempt struct {
 	share   share
 	began   time.Time
 	target  Target
+
+	leave   pass   // to be at the endpoint
+	url     string // of that endpoint
+	verdict verdict
+	code    record.Code // that the verdict is of
+	disable bool        // the receiver wants its Subscription turned off
+	abort   bool        // the receiver wants this notification no more
 }
 
 // unavailableWait is how long a match waits whose notification cannot be rendered just now.
@@ -31,8 +38,8 @@ func (a *attempt) run(ctx context.Context) {
 	l := a.lane
 	target, state := l.cfg.Targets.Target(a.pending.Subscription, a.pending.Birth)
 	channel := l.cfg.Channels[target.ChannelType]
-	if state != Sendable || channel == nil {
-		a.giveBack(0, true)
+	if state != Sendable || channel == nil || a.leave.endpoint != nil && target.Endpoint != a.url {
+		a.giveBack(0, true) // also where the leave is for the endpoint that the Subscription had a moment ago
 		return
 	}
 	a.target = target
@@ -45,11 +52,15 @@ func (a *attempt) run(ctx context.Context) {
 		a.giveBack(unavailableWait, false)
 		return
 	}
+	if errors.Is(err, ErrNothing) {
+		a.skip(ctx)
+		return
+	}
 	if err != nil {
 		a.failed(ctx, n, &Error{Code: record.RenderError, Err: err}, Receipt{Took: time.Since(a.began)})
 		return
 	}
-	if !l.cfg.Allowed() || !l.recorder.open(time.Now()) {
+	if !l.cfg.Allowed() || l.cfg.Halted() || !l.recorder.open(time.Now()) {
 		a.giveBack(0, false)
 		return
 	}
@@ -62,6 +73,12 @@ func (a *attempt) run(ctx context.Context) {
 	receipt, failure := channel.Send(sendCtx, n, target)
 	receipt.Took = time.Since(began)
 	cancel() // its timer need not wait for the outcome to be stored
+	if !target.Aside && (ctx.Err() == nil || failure == nil) {
+		a.verdict = judge(failure)
+	}
+	if failure != nil {
+		a.code = failure.Code
+	}
 
 	switch {
 	case mutant("accepted-before-send"):
@@ -70,8 +87,14 @@ func (a *attempt) run(ctx context.Context) {
 	case ctx.Err() != nil:
 		// We cut it ourselves: nothing is known of it, and the next owner makes it again.
 		a.giveBack(0, false)
+	case failure.Code == record.Skipped:
+		a.skip(ctx)
+	case !failure.Code.IsAttempt():
+		a.hindered(ctx, n, failure)
 	default:
 		receipt.Status, receipt.Response = failure.Status, failure.Response
+		a.disable = failure.Disable
+		a.abort = failure.Permanent && failure.Code != record.BlockedAddress && failure.Code != record.Gone
 		a.failed(ctx, n, failure, receipt)
 	}
 }
@@ -105,6 +128,9 @@ func (a *attempt) outcome(code record.Code, r Receipt) record.Outcome {
 
 func (a *attempt) accepted(ctx context.Context, r Receipt) {
 	if a.answered(record.Accepted, r.Took) {
+		if f := a.lane.cfg.Observer.Recovered; f != nil {
+			f(a.target)
+		}
 		a.lane.cfg.Log.Info("the endpoint accepts again", "lane", a.lane.cfg.Name,
 			"subscription", a.pending.Subscription, "event", a.pending.Number, "endpoint", a.target.host())
 	}
@@ -114,10 +140,13 @@ func (a *attempt) accepted(ctx context.Context, r Receipt) {
 	}
 	o := a.outcome(record.Accepted, r)
 	o.Final = true
-	a.end(ctx, o, ack)
+	if a.end(ctx, o, ack) && r.Disable {
+		a.lane.stopSending(ctx, a.backlog, a.lane.cfg.OnDisabled)
+	}
 }
 
-// skip ends a delete that the Subscription does not want any more, without an attempt.
+// skip ends a match without an attempt: a delete that the Subscription does not want any more, or
+// what its channel finds is not to be sent at all.
 func (a *attempt) skip(ctx context.Context) {
 	a.answered(unjudged, 0)
 	o := a.outcome(record.Skipped, Receipt{})
@@ -175,10 +204,15 @@ func (a *attempt) giveUp(ctx context.Context, n Notification, o record.Outcome) 
 	if f := l.cfg.Observer.Dead; f != nil {
 		f(a.target.ChannelType, o.Code)
 	}
+	if f := l.cfg.Observer.Exhausted; f != nil {
+		f(a.target, o.Code)
+	}
 	switch {
+	case a.disable:
+		l.stopSending(ctx, a.backlog, l.cfg.OnDisabled)
 	case o.Code == record.Gone:
 		l.stopSending(ctx, a.backlog, l.cfg.OnGone)
-	case a.target.OnExhausted == ExhaustedError && o.Code != record.RenderError:
+	case a.target.OnExhausted == ExhaustedError && o.Code != record.RenderError && !a.abort:
 		l.stopSending(ctx, a.backlog, l.cfg.OnExhausted)
 	}
 }
@@ -263,9 +297,7 @@ func (a *attempt) again(ctx context.Context, o record.Outcome) {
 		l.occupy(b, e)
 		publish = true
 	}
-	if !b.firstOfChain(e) {
-		e.phase = queued // a replay went in front meanwhile
-	}
+	l.requeue(b, e)
 	l.vacate(b, e)
 	l.mu.Unlock()
 
@@ -295,8 +327,14 @@ func (a *attempt) answered(code record.Code, took time.Duration) (news bool) {
 	e.phase = recording
 	b.unsaved++
 	if code != unjudged {
-		news = b.last != code && (b.last != "" || code != record.Accepted)
+		news = b.last != code && (b.last != "" || b.failing || code != record.Accepted)
+		if code != record.Accepted && !b.failing {
+			if f := l.cfg.Observer.Failing; f != nil {
+				f(a.target, code)
+			}
+		}
 		b.last, b.failing, b.slow = code, code != record.Accepted, took > l.cfg.SlowAfter
+		b.hinder = hindrance{}
 	}
 	l.vacate(b, e)
 	l.markRunnable(b)
@@ -306,6 +344,7 @@ func (a *attempt) answered(code record.Code, took time.Duration) (news bool) {
 
 // leaveEndpoint and saved undo what launch and answered counted. The caller holds mu.
 func (a *attempt) leaveEndpoint() {
+	a.leave.end(a.verdict, a.code, time.Now())
 	delete(a.backlog.atWork, a.entry)
 	a.backlog.sending[a.share]--
 	a.lane.sending[a.share]--
@@ -341,6 +380,7 @@ func (a *attempt) giveBack(wait time.Duration, stale bool) {
 		l.markDirty(b)
 	}
 	e.phase = queued
+	l.requeue(b, e)
 	if b.firstOfChain(e) {
 		l.activate(b, e)
 	}

@@ -83,6 +83,9 @@ type backlog struct {
 	failing bool                // the last attempt failed
 	slow    bool                // the last attempt was slow
 	atWork  map[*entry]struct{} // at the endpoint
+	hinder  hindrance           // what keeps us from the endpoint, on our own side
+
+	admission admission // to what it shares with others: the endpoint
 
 	entries map[record.Sequence]*entry // by event
 	chains  map[fhir.Key][]*entry
@@ -178,6 +181,9 @@ func (l *Lane) add(b *backlog, p Pending) {
 	}
 	b.entries[p.Event] = e
 	l.loaded++
+	if p.Attempts > 0 && b.last == "" {
+		b.failing = true // under the owner before, who told of it
+	}
 	l.link(b, e)
 }
 
@@ -195,6 +201,24 @@ func (l *Lane) link(b *backlog, e *entry) {
 	b.chains[key] = slices.Insert(c, i, e)
 	if i == 0 {
 		l.activate(b, e)
+	}
+}
+
+// requeue puts a match that is to be tried again behind earlier ones of its chain that were replayed
+// while it was out: another owner of the lane, who reads them from the store, would send those first.
+func (l *Lane) requeue(b *backlog, e *entry) {
+	c := b.chains[b.chain(e.Pending)]
+	i := slices.Index(c, e)
+	was := i
+	for i+1 < len(c) && c[i+1].Number < e.Number && !c[i+1].out() {
+		c[i], c[i+1] = c[i+1], c[i]
+		i++
+	}
+	if i > 0 {
+		e.phase = queued
+	}
+	if was == 0 && i > 0 {
+		l.activate(b, c[0])
 	}
 }
 

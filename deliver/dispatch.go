@@ -79,9 +79,10 @@ func (l *Lane) ask(b *backlog) {
 	defer l.mu.Unlock()
 	reordered := b.asked && b.target.Order != t.Order
 	if t.Endpoint != b.target.Endpoint {
-		b.failing, b.slow = false, false // another endpoint: nothing is known of it
+		b.failing, b.slow, b.hinder = false, false, hindrance{} // another endpoint: nothing is known of it
 	}
 	b.asked, b.target, b.state = true, t, state
+	l.approach(b)
 	if reordered {
 		l.rechain(b)
 	}
@@ -196,7 +197,7 @@ func (l *Lane) page(b *backlog, after fhir.EventNumber, limit int) ([]Pending, e
 
 // startSends starts attempts, one of each Subscription in turn, until none may start.
 func (l *Lane) startSends(work context.Context) {
-	if !l.cfg.Allowed() {
+	if !l.cfg.Allowed() || l.cfg.Halted() {
 		return // looked at again with the next sweep
 	}
 	now := time.Now()
@@ -205,33 +206,44 @@ func (l *Lane) startSends(work context.Context) {
 	if !l.recorder.open(now) {
 		return // the recorder wakes us
 	}
+	l.takeCalls()
 	for l.runnable.len() > 0 {
 		b := l.runnable.pop()
 		b.inRunnable = false
-		e, starved := l.pick(b, now)
-		switch {
-		case starved:
+		e, list, starved := l.pick(b, now)
+		if starved {
 			l.starve(b)
-		case e != nil:
-			l.launch(work, b, e, now)
-			l.markRunnable(b)
 		}
+		if e == nil {
+			b.decline()
+			continue
+		}
+		leave, admitted := l.admit(b, e, now)
+		if !admitted {
+			continue // the endpoint calls us back
+		}
+		list.pop()
+		l.launch(work, b, e, leave, now)
+		l.markRunnable(b)
 	}
 }
 
-// pick takes the match of a Subscription that goes next, if one may; starved says that one
-// would, were there a place in the lane.
-func (l *Lane) pick(b *backlog, now time.Time) (e *entry, starved bool) {
+// pick finds the match of a Subscription that goes next, if one may, at the head of its list;
+// starved says that one would, were there a place in the lane.
+func (l *Lane) pick(b *backlog, now time.Time) (e *entry, list *fifo[*entry], starved bool) {
 	if !b.sendable() {
-		return nil, false
+		return nil, nil, false
 	}
 	k := b.target.inFlight()
 	limit := k
-	if !b.sound(now, l.cfg.SlowAfter) {
+	if !b.sound(now, l.cfg.SlowAfter) || b.hinder.code != "" {
 		limit = 1
 	}
+	if now.Before(b.hinder.until) {
+		return nil, nil, false // the sweep looks again
+	}
 	if len(b.atWork) >= limit || b.unsaved >= maxUnrecorded*k {
-		return nil, false
+		return nil, nil, false
 	}
 	// Shares take turns, so that with k = 1 none of them starves another.
 	turns := [...]share{freshShare, retryShare, freshShare, replayShare}
@@ -244,10 +256,9 @@ func (l *Lane) pick(b *backlog, now time.Time) (e *entry, starved bool) {
 			starved = true
 			continue
 		}
-		list.pop()
-		return e, false
+		return e, list, false
 	}
-	return nil, starved
+	return nil, nil, starved
 }
 
 // shareOpen keeps half of k for first attempts, and a quarter each for retries and replays.
@@ -258,7 +269,7 @@ func (b *backlog) shareOpen(s share, k int) bool {
 	return b.sending[s] < max(1, k/4) && b.sending[retryShare]+b.sending[replayShare] < max(1, k/2)
 }
 
-func (l *Lane) launch(work context.Context, b *backlog, e *entry, now time.Time) {
+func (l *Lane) launch(work context.Context, b *backlog, e *entry, leave pass, now time.Time) {
 	s := e.share()
 	e.phase, e.began = sending, now
 	b.turns++
@@ -270,6 +281,6 @@ func (l *Lane) launch(work context.Context, b *backlog, e *entry, now time.Time)
 		l.markDirty(b)
 		signal(l.wake)
 	}
-	a := attempt{lane: l, backlog: b, entry: e, pending: &e.Pending, share: s, began: now}
+	a := attempt{lane: l, backlog: b, entry: e, pending: &e.Pending, share: s, began: now, leave: leave, url: b.admission.url}
 	l.attempts.Go(func() { a.run(work) })
 }

@@ -13,7 +13,12 @@
 // is the durable consumer's hold on a match that waits for its next attempt. Tokens only wake;
 // two of them, none, an early or a late one change nothing that a receiver could see.
 //
+// Lanes of one node share Endpoints: a breaker that leaves a dead endpoint alone, and limits that
+// hold for all Subscriptions of it. Who waits there takes no place in a lane and spends no attempt.
+//
 // Start reading at lane.go (ownership), then backlog.go (what a Subscription has waiting),
-// dispatch.go (what goes next), attempt.go (one send) and token.go (waiting for the next).
-// What callers fill in is in ports.go. Channels are in folders of their own.
+// dispatch.go (what goes next), admission.go and endpoints.go (whether the endpoint may be sent to),
+// attempt.go (one send) and token.go (waiting for the next).
+// What callers fill in is in ports.go. Channels are in folders of their own, and so is payload,
+// which shapes what they carry.
 package deliver

@@ -1,11 +1,13 @@
 package deliver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -25,16 +27,24 @@ type Config struct {
 	Channels    map[string]Channel // by Target.ChannelType
 	Log         *slog.Logger
 	Observer    Observer
+	// Endpoints is what all lanes of a node share about the endpoints. Nil: no breaker, no limits.
+	Endpoints *Endpoints
 
-	// Allowed reports whether sends may start now: the node's lease is good, and nobody has
-	// halted all sending. Nil: always. It is asked before every send and at least each second.
+	// Allowed reports whether sends may start now and dead letters be written: the node's lease is
+	// good. Nil: always. It is asked before every send and at least each second.
 	Allowed func() bool
+	// Halted reports whether all sending is stopped by hand: nothing is begun, and what is out
+	// ends in peace. Nil: never. It is asked as often as Allowed.
+	Halted func() bool
 	// OnGone is called after an endpoint answered 410: the Subscription is to be turned off, with
 	// the reason. Nothing more is sent for it until Changed. An error makes the lane call again.
 	OnGone func(ctx context.Context, id fhir.ID, birth record.Sequence) error
 	// OnExhausted is called after the last attempt of a match when the Target asks for
 	// ExhaustedError. Nothing more is sent for it until Changed. An error makes the lane call again.
 	OnExhausted func(ctx context.Context, id fhir.ID, birth record.Sequence) error
+	// OnDisabled is called after a receiver asked that its Subscription be turned off. It is
+	// treated as OnGone is.
+	OnDisabled func(ctx context.Context, id fhir.ID, birth record.Sequence) error
 
 	// Places bounds what is in flight and what holds a token. Zero: twice the number of
 	// Subscriptions that the lane knows, at least 1,024.
@@ -72,6 +82,10 @@ type Lane struct {
 	loaded   int                          // matches in memory
 	quiet    time.Time                    // unclean takeover: when the owner before began to be shut out
 
+	// called guards callBacks, Subscriptions that may try their endpoint again. It is taken last.
+	called    sync.Mutex
+	callBacks []*backlog
+
 	recorder   *recorder
 	attempts   sync.WaitGroup // and what else runs beside the dispatcher
 	publishing bool           // a sweep's tokens are on their way; guarded by mu
@@ -100,6 +114,9 @@ func NewLane(cfg Config) (*Lane, error) {
 	}
 	if cfg.Allowed == nil {
 		cfg.Allowed = func() bool { return true }
+	}
+	if cfg.Halted == nil {
+		cfg.Halted = func() bool { return false }
 	}
 	if cfg.Random == nil {
 		cfg.Random = rand.Float64
@@ -253,6 +270,9 @@ func (l *Lane) release(ctx context.Context) error {
 func (l *Lane) reset() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	for _, b := range l.backlogs {
+		l.depart(b)
+	}
 	l.running, l.publishing, l.backlogs, l.starved = false, false, nil, nil
 	l.runnable, l.dirty = fifo[*backlog]{}, fifo[*backlog]{}
 	l.places, l.loaded, l.sending, l.quiet = 0, 0, [shares]int{}, time.Time{}
@@ -268,14 +288,19 @@ func (l *Lane) fail(err error) {
 }
 
 // Offer tells the lane of matches that the store holds as pending since a moment ago: new
-// ones, and old ones that a job made pending again. They may be of many Subscriptions, in
-// order of their numbers for each. Offer never waits: what the window cannot take is read from
+// ones, and old ones that a job made pending again. They may be of many Subscriptions, new ones in
+// order of their numbers for each; a job may name old ones in any order. Offer never waits: what the window cannot take is read from
 // the store later. A lane that does not run ignores it.
 func (l *Lane) Offer(pending []Pending) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.running {
 		return
+	}
+	if slices.ContainsFunc(pending, func(p Pending) bool { return p.Round > 0 }) {
+		// The first of a resource that is offered may be sent before the next is looked at.
+		pending = slices.Clone(pending)
+		slices.SortStableFunc(pending, func(a, b Pending) int { return cmp.Compare(a.Number, b.Number) })
 	}
 	for _, p := range pending {
 		l.offer(l.backlog(p.Subscription, p.Birth), p)

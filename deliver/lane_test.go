@@ -35,8 +35,7 @@ type scene struct {
 func play(t *testing.T, change func(*deliver.Config), act func(s *scene)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		w := delivertest.NewWorld()
-		s := &scene{t: t, world: w, receiver: &delivertest.Receiver{Targets: w}, change: change}
+		s := newScene(t, change)
 		act(s)
 		if s.cancel != nil {
 			s.stop()
@@ -45,6 +44,11 @@ func play(t *testing.T, change func(*deliver.Config), act func(s *scene)) {
 			t.Error(b)
 		}
 	})
+}
+
+func newScene(t *testing.T, change func(*deliver.Config)) *scene {
+	w := delivertest.NewWorld()
+	return &scene{t: t, world: w, receiver: &delivertest.Receiver{Targets: w}, change: change}
 }
 
 func (s *scene) start(node string) {
@@ -1112,6 +1116,32 @@ func TestAReplayGoesInFrontOfLaterMatchesOfItsResource(t *testing.T) {
 		}
 		if n := len(s.receiver.Of(second.ID())); n != 2 || len(s.world.Open()) != 0 {
 			t.Errorf("%d attempts of the second, open %v", n, s.world.Open())
+		}
+	})
+}
+
+func TestAReplayThatComesWhileALaterOneIsOutGoesBeforeItsNextAttempt(t *testing.T) {
+	play(t, nil, func(s *scene) {
+		sub := s.world.Subscribe(subscription("s", quick))
+		s.start("n1")
+		first := s.world.Match(sub, patient(1), fhir.Update)
+		s.after(time.Second)
+		s.answer(func(n deliver.Notification, t deliver.Target) (time.Duration, *deliver.Error) {
+			if n.Number == 2 && n.Attempt == 1 {
+				_, failure := broken(n, t)
+				return time.Second, failure
+			}
+			return 0, nil
+		})
+		s.world.Match(sub, patient(1), fhir.Update)
+		s.after(500 * time.Millisecond)
+		s.world.Replay(first.ID()) // the second is at the endpoint
+		s.after(time.Hour)
+		if got := numbers(s.receiver.Arrivals()); !slices.Equal(got, []fhir.EventNumber{1, 2, 1, 2}) {
+			t.Errorf("arrived in the order %v", got)
+		}
+		if open := s.world.Open(); len(open) != 0 {
+			t.Errorf("open %v", open)
 		}
 	})
 }

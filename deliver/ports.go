@@ -17,6 +17,10 @@ var ErrLost = errors.New("the lane has another owner")
 // not answer. No attempt is counted, and the match is tried again a second later.
 var ErrUnavailable = errors.New("not available just now")
 
+// ErrNothing is wrapped by a Renderer that finds that nothing is to be sent any more. The match
+// ends as skipped, without an attempt.
+var ErrNothing = errors.New("nothing is to be sent")
+
 // Subscriber names one life of a Subscription.
 type Subscriber struct {
 	ID    fhir.ID
@@ -87,14 +91,19 @@ type Targets interface {
 // Renderer makes the notification of a match.
 type Renderer interface {
 	// Render fills everything of a Notification but Attempt. An error is the match's own fault
-	// and dead-letters it (render_error), unless it wraps ErrUnavailable or ctx has ended.
+	// and dead-letters it (render_error), unless it wraps ErrUnavailable or ErrNothing, or ctx
+	// has ended.
 	Render(ctx context.Context, p Pending, t Target) (Notification, error)
 }
 
 // Channel sends notifications of one channel type. It makes one attempt, within ctx, and is
 // safe for concurrent use. delivertest has the tests that each of them must pass.
 type Channel interface {
-	// Send gives the endpoint's receipt when it accepted, else an error.
+	// Send gives the endpoint's receipt when it accepted, else an error. One of code Skipped ends
+	// the match as not to be sent: no attempt, no dead letter, and nothing against the endpoint.
+	// One whose code is no attempt (see record.Code.IsAttempt), such as AuthError, says that the
+	// endpoint was not reached for a reason that is not its own: the Subscription is tried again
+	// after five seconds, then at growing intervals up to a minute, and no attempt is spent.
 	Send(ctx context.Context, n Notification, t Target) (Receipt, *Error)
 }
 
@@ -106,6 +115,13 @@ type Observer struct {
 	EndToEnd func(channel string, took time.Duration)
 	// Dead: a match became a dead letter.
 	Dead func(channel string, reason record.Code)
+	// Failing: the attempts of a Subscription begin to fail; Recovered: they are accepted again.
+	// Both are for transitions alone. They are called in the middle of the lane's work, and must
+	// call neither it nor Endpoints.
+	Failing   func(t Target, code record.Code)
+	Recovered func(t Target)
+	// Exhausted: a match of the Subscription became a dead letter.
+	Exhausted func(t Target, reason record.Code)
 	// Withdrawn: pending matches of a Subscription were withdrawn.
 	Withdrawn func(id fhir.ID)
 }

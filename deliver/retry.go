@@ -115,5 +115,10 @@ func (p Policy) spent(pending Pending, attempt int, next time.Time) bool {
 	if p.Attempts > 0 && attempt >= p.Attempts {
 		return true
 	}
+	return p.tooOld(pending, next)
+}
+
+// tooOld reports whether the age limit forbids an attempt that would begin at next.
+func (p Policy) tooOld(pending Pending, next time.Time) bool {
 	return p.MaxAge > 0 && pending.Round == 0 && next.Sub(pending.EventTime) > p.MaxAge
 }

@@ -18,8 +18,10 @@ type Target struct {
 	Subscription *fhir.Subscription
 	Endpoint     string
 	Headers      []string // channel.header as written, Name: value
-	Payload      string   // MIME type of channel.payload; empty: no payload is wanted
-	Style        Style
+	// Secrets are what notifications are signed with, the newest first. They are in no log and no error.
+	Secrets []string
+	Payload string // MIME type of channel.payload; empty: no payload is wanted
+	Style   Style
 	// SendDelete says that deletes are wanted. A pending delete of a Subscription that does not
 	// want them (any more) leaves as skipped.
 	SendDelete  bool
@@ -29,6 +31,12 @@ type Target struct {
 	// MaxInFlight is k, how many notifications may be out at once while the endpoint is
 	// healthy. Zero means DefaultMaxInFlight. A strict order makes it one.
 	MaxInFlight int
+	// Withdrawal is the code with which pending matches leave a Subscription that is Withdrawn:
+	// Skipped where its owner lost the right to it. Empty means Withdrawn.
+	Withdrawal record.Code
+	// Aside says that the channel is a deliverer of its own, which may never ask the endpoint: what
+	// becomes of its attempts says nothing of that to others.
+	Aside bool
 	// Timeout bounds a whole attempt. Zero means DefaultTimeout; more than MaxTimeout is cut.
 	Timeout time.Duration
 }
@@ -59,9 +67,15 @@ func (t Target) inFlight() int {
 	return t.MaxInFlight
 }
 
+// Host is the endpoint's scheme and host, which is all that may be shown of it.
+func (t Target) Host() string { return t.host() }
+
 // host is the endpoint's scheme and host. The rest of an endpoint may hold a secret, so no log
 // line and no dead letter has more.
 func (t Target) host() string {
+	if _, _, ok := fhir.SplitMessageEndpoint(t.Endpoint); ok {
+		return t.Endpoint // a name or a subject, and no secret
+	}
 	u, err := url.Parse(t.Endpoint)
 	if err != nil || u.Host == "" {
 		return ""

@@ -77,6 +77,8 @@ func (l *Lane) judge(t Token) answer {
 	case e == nil, e.phase == queued, e.Attempts == 0 && !e.out(), !b.sendable():
 		// Stale, or parked: a token held for what cannot be sent would keep a place for nothing.
 		return l.park(b, e, t)
+	case e.phase == ready && b.admission.barred != "":
+		return l.park(b, e, t)
 	case e.out(), e.phase == ready:
 		// A second token, or the same one again. The newer handle is the one that counts; the
 		// other comes back some time and is judged by the outcome.
@@ -133,8 +135,8 @@ func (l *Lane) sweep(work context.Context) error {
 			answers = append(answers, l.mend(b, e, now)...)
 			switch {
 			case !b.wantsToken(e, now):
-			case !l.mayPlace(b, now):
-				l.makeReady(b, e) // no place for a token: it goes without
+			case b.admission.barred != "", !l.mayPlace(b, now):
+				l.makeReady(b, e) // no place for a token, or its endpoint calls us: it goes without
 			case !l.publishing && len(tokens) < maxTokensASweep:
 				e.tokenBy = now.Add(tokenGrace)
 				l.occupy(b, e)
@@ -146,6 +148,9 @@ func (l *Lane) sweep(work context.Context) error {
 		}
 		if len(b.ended) > 0 {
 			replays = append(replays, b)
+		}
+		if b.hinder.code != "" {
+			l.markRunnable(b)
 		}
 		l.retryStop(work, b)
 	}
@@ -178,6 +183,8 @@ func (l *Lane) mend(b *backlog, e *entry, now time.Time) []answer {
 			e.phase = waiting
 		}
 		return []answer{l.park(b, e, t)}
+	case e.phase == ready && b.admission.barred != "":
+		return []answer{l.park(b, e, e.token)} // it stays ready, and keeps no place while it waits
 	case now.Sub(e.touched) >= keepAlive:
 		e.touched = now
 		return []answer{{"in progress", e.ID(), e.token.InProgress}}

@@ -1,6 +1,7 @@
 package deliver
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -57,7 +58,8 @@ func (l *Lane) withdrawIfDone(work context.Context, b *backlog) {
 	b.withdrawing = true
 	replayed := b.behind || b.again || b.holdsReplay()
 	b.more, b.behind, b.again = false, false, false
-	l.attempts.Go(func() { l.withdraw(work, b, replayed) })
+	code := cmp.Or(b.target.Withdrawal, record.Withdrawn)
+	l.attempts.Go(func() { l.withdraw(work, b, code, replayed) })
 }
 
 func (b *backlog) holdsReplay() bool {
@@ -71,7 +73,7 @@ func (b *backlog) holdsReplay() bool {
 
 // withdraw appends the record and empties the backlog, or forgets the backlog when the store has
 // nothing of it any more.
-func (l *Lane) withdraw(work context.Context, b *backlog, replayed bool) {
+func (l *Lane) withdraw(work context.Context, b *backlog, code record.Code, replayed bool) {
 	last, err := l.cfg.Queue.Last(b.birth)
 	var pending []Pending
 	if err == nil {
@@ -86,7 +88,7 @@ func (l *Lane) withdraw(work context.Context, b *backlog, replayed bool) {
 	if len(pending) > 0 && !folding {
 		err = l.recorder.record(work, record.Outcome{
 			MatchID: record.MatchID{Birth: b.birth}, Subscription: b.id,
-			Code: record.Withdrawn, At: time.Now(), Final: true, Through: last,
+			Code: code, At: time.Now(), Final: true, Through: last,
 		})
 	}
 	answers := l.withdrawn(b, last, err == nil && len(pending) > 0, len(pending) == 0)
@@ -123,6 +125,7 @@ func (l *Lane) withdrawn(b *backlog, last fhir.EventNumber, recorded, nothing bo
 	}
 	b.cursor, b.withdrawn = max(b.cursor, last), max(b.withdrawn, last)
 	if nothing && b.state == Withdrawn && !b.stale && !b.more && !b.behind && len(b.entries) == 0 {
+		l.depart(b)
 		delete(l.backlogs, b.birth)
 	} else {
 		l.markRunnable(b)

@@ -38,6 +38,9 @@ type Subject struct {
 	// Names are the identities (Notification.Name) that the far end could read off what it
 	// received, in order. Nil where the channel's form has no place for one.
 	Names func() []string
+	// Skips says that the channel takes nobody at the far end for nothing to do: a far end that is
+	// absent, or refuses by leaving, ends the match as skipped.
+	Skips bool
 }
 
 // TestChannel runs what every channel must keep. setUp makes a fresh subject for each test.
@@ -73,6 +76,10 @@ func TestChannel(t *testing.T, setUp func(t *testing.T) Subject) {
 		s := setUp(t)
 		s.Behave(Refuse)
 		_, err := s.Channel.Send(within(t, 10*time.Second), notification(1, 1), s.Target)
+		if s.Skips {
+			checkSkipped(t, s, err)
+			return
+		}
 		checkFailure(t, s, err)
 		if s.Received() != 1 {
 			t.Errorf("one attempt made %d sends", s.Received())
@@ -91,6 +98,10 @@ func TestChannel(t *testing.T, setUp func(t *testing.T) Subject) {
 		s := setUp(t)
 		s.Behave(Absent)
 		_, err := s.Channel.Send(within(t, 10*time.Second), notification(1, 1), s.Target)
+		if s.Skips {
+			checkSkipped(t, s, err)
+			return
+		}
 		checkFailure(t, s, err)
 		if err != nil && err.Permanent {
 			t.Error("it may come back: the failure must not be permanent")
@@ -159,6 +170,17 @@ func checkFailure(t *testing.T, s Subject, err *deliver.Error) {
 	}
 	if strings.Contains(err.Error(), "canary") {
 		t.Errorf("the error repeats the body: %v", err)
+	}
+}
+
+// checkSkipped wants the end of the match, without an attempt, a dead letter or a send.
+func checkSkipped(t *testing.T, s Subject, err *deliver.Error) {
+	t.Helper()
+	if err == nil || err.Code != record.Skipped {
+		t.Errorf("Send gave %v, want it skipped", err)
+	}
+	if n := s.Received(); n != 0 {
+		t.Errorf("the far end received %d", n)
 	}
 }
 
