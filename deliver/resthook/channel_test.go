@@ -8,10 +8,13 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -188,6 +191,10 @@ func TestAnswersAndTheirOutcomes(t *testing.T) {
 		{"503 with a date", delivertest.Answer{Status: 503, Header: http.Header{"Retry-After": {at}}}, record.HTTPStatus, 503, 2 * time.Hour, false},
 		{"503 with more seconds than can be said", delivertest.Answer{Status: 503, Header: http.Header{"Retry-After": {"4294967296"}}}, record.HTTPStatus, 503, deliver.MaxRetryAfter, false},
 		{"503 with nonsense", delivertest.Answer{Status: 503, Header: http.Header{"Retry-After": {"-5"}}}, record.HTTPStatus, 503, 0, false},
+		{"Retry-After counts with 429 and 503 alone", delivertest.Answer{Status: 500, Header: http.Header{"Retry-After": {"120"}}}, record.HTTPStatus, 500, 0, false},
+		{"the receiver wants this message no more", delivertest.Answer{Status: 422, Header: http.Header{"Webhook-Delivery": {"abort-message"}}}, record.HTTPStatus, 422, 0, true},
+		{"the receiver wants nothing any more", delivertest.Answer{Status: 500, Header: http.Header{"Webhook-Delivery": {"x, Disable"}}}, record.HTTPStatus, 500, 0, true},
+		{"the receiver says something else", delivertest.Answer{Status: 500, Header: http.Header{"Webhook-Delivery": {"disabled"}}}, record.HTTPStatus, 500, 0, false},
 		{"500 with a huge body", delivertest.Answer{Status: 500, Body: bytes.Repeat([]byte("x"), 1000), Endless: true}, record.HTTPStatus, 500, 0, false},
 		{"200 with a huge body", delivertest.Answer{Body: bytes.Repeat([]byte("x"), 1000), Endless: true}, "", 200, 0, false},
 		{"200 with a body that trickles", delivertest.Answer{Trickle: true}, "", 200, 0, false},
@@ -222,6 +229,16 @@ func TestAnswersAndTheirOutcomes(t *testing.T) {
 				t.Errorf("%d requests", n)
 			}
 		})
+	}
+}
+
+func TestAReceiverMayAskToBeLeftAloneWhateverItsStatus(t *testing.T) {
+	for _, status := range []int{200, 204, 404, 500} {
+		e := delivertest.NewEndpoint(t, delivertest.Answer{Status: status, Header: http.Header{"Webhook-Delivery": {"disable"}}})
+		receipt, failure := newChannel(t, resthook.Options{Egress: dev}).Send(t.Context(), update(), target(e.URL, deliver.StyleFHIR))
+		if disable := receipt.Disable || failure != nil && failure.Disable; !disable {
+			t.Errorf("%d: receipt %+v, failure %+v", status, receipt, failure)
+		}
 	}
 }
 
@@ -407,6 +424,41 @@ func TestASlowEndpointTakesNoOthersConnections(t *testing.T) {
 	}
 }
 
+// The next event of many Subscriptions comes before a burst's connections are old.
+func TestTheConnectionsOfABurstServeTheNext(t *testing.T) {
+	const burst = 256 // connections that one endpoint may have
+	var opened, here atomic.Int32
+	all := make(chan struct{})
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		if here.Add(1) == burst {
+			close(all)
+		}
+		<-all // of the first burst, so that each request needs a connection of its own
+	}))
+	s.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			opened.Add(1)
+		}
+	}
+	s.Start()
+	t.Cleanup(s.Close)
+	c := newChannel(t, resthook.Options{Egress: dev})
+	for range 2 {
+		var sends sync.WaitGroup
+		for range burst {
+			sends.Go(func() {
+				if _, err := c.Send(t.Context(), update(), target(s.URL, deliver.StyleFHIR)); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		sends.Wait()
+	}
+	if n := opened.Load(); n != burst {
+		t.Errorf("two bursts of %d opened %d connections", burst, n)
+	}
+}
+
 func TestNoProxyFromTheEnvironment(t *testing.T) {
 	proxy, e := delivertest.NewEndpoint(t), delivertest.NewEndpoint(t)
 	for _, name := range []string{"HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY"} {
@@ -492,23 +544,6 @@ func TestCheckURL(t *testing.T) {
 	}
 }
 
-func TestCheckHeaders(t *testing.T) {
-	if err := resthook.CheckHeaders([]string{"Authorization: Bearer a:b", "X-Empty:", " ", "x-trace: ü"}); err != nil {
-		t.Error(err)
-	}
-	bad := []string{
-		"no colon canary", ": canary", "X Y: canary", "X-A: can\nary", "Host: canary", "content-length: 1", "Connection: close", "Transfer-Encoding: chunked",
-		"Proxy-Authorization: canary", "User-Agent: canary", "Content-Type: text/canary", "Webhook-Signature: canary", "X-Signature: canary", "x-carillon-attempt: 1", "X-Medplum-Interaction: canary", "traceparent: canary",
-	}
-	err := resthook.CheckHeaders(append([]string{"X-Fine: 1"}, bad...))
-	if err == nil || len(err.Issues) != len(bad) {
-		t.Fatalf("%d issues, want %d: %v", len(err.Issues), len(bad), err)
-	}
-	if err.Issues[0].Expression != "Subscription.channel.header[1]" || strings.Contains(err.Error(), "canary") {
-		t.Errorf("issues %v", err)
-	}
-}
-
 func TestEgressListsAreChecked(t *testing.T) {
 	if _, err := resthook.New(resthook.Options{Egress: resthook.Egress{Allow: []netip.Prefix{{}}}}); err == nil {
 		t.Error("an empty prefix was taken")
@@ -537,5 +572,22 @@ func TestARefusedConnectionSaysSo(t *testing.T) {
 	}
 	if !slices.Contains([]string{"connection_refused: connection refused"}, failure.Error()) || errors.Is(failure, context.Canceled) {
 		t.Errorf("it says %v", failure)
+	}
+}
+
+func TestAnIDThatMeansAnotherPlaceInAnAddressIsNotSentThere(t *testing.T) {
+	for _, id := range []fhir.ID{".", ".."} {
+		for _, n := range []deliver.Notification{update(), removal()} {
+			e := delivertest.NewEndpoint(t)
+			c := newChannel(t, resthook.Options{Egress: dev})
+			n.Key.ID = id
+			_, failure := c.Send(t.Context(), n, target(e.URL+"/fhir", deliver.StyleFHIR))
+			if failure == nil || failure.Code != record.RenderError || !failure.Permanent || len(e.Requests()) != 0 {
+				t.Errorf("%s %s: %v, %d requests", n.Interaction, id, failure, len(e.Requests()))
+			}
+			if _, failure := c.Send(t.Context(), n, target(e.URL+"/fhir", deliver.StyleWebhook)); failure != nil {
+				t.Errorf("%s %s in webhook style: %v", n.Interaction, id, failure)
+			}
+		}
 	}
 }

@@ -6,11 +6,8 @@ import (
 	"crypto/x509"
 	"errors"
 	"net"
-	"net/http"
-	"strconv"
 	"strings"
 	"syscall"
-	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -22,7 +19,12 @@ import (
 // what the other side sent, so none of their text is passed on; what is said instead is ours.
 func classify(ctx context.Context, err error, handshake bool) *deliver.Error {
 	failure := func(code record.Code, err error) *deliver.Error { return &deliver.Error{Code: code, Err: err} }
+	var fault *proxyError
 	switch {
+	case errors.Is(err, errLogin): // first: its cause is no fault of the endpoint's, whatever it is
+		return failure(record.AuthError, err)
+	case errors.As(err, &fault):
+		return failure(record.ProxyError, fault)
 	case errors.Is(err, errBlocked):
 		return &deliver.Error{Code: record.BlockedAddress, Err: blockedText(err), Permanent: true}
 	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
@@ -69,7 +71,15 @@ func isTLS(err error) bool {
 	var alert tls.AlertError
 	var header tls.RecordHeaderError
 	var verify *tls.CertificateVerificationError
-	return errors.As(err, &alert) || errors.As(err, &header) || errors.As(err, &verify)
+	return errors.As(err, &alert) || errors.As(err, &header) || errors.As(err, &verify) || turnedAway(err)
+}
+
+// turnedAway reports whether the other side ended TLS just after the handshake, as it does with
+// TLS 1.3 when it wants another client certificate than it was shown.
+func turnedAway(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "remote error" ||
+		strings.Contains(err.Error(), "http2: client conn could not be established") // net/http has no type for it
 }
 
 // tlsText keeps what helps an operator: why a certificate was not believed.
@@ -87,6 +97,8 @@ func tlsText(err error) error {
 		return errors.New("the certificate has expired or is not yet valid")
 	case errors.As(err, &verify):
 		return errors.New("the certificate cannot be verified")
+	case turnedAway(err):
+		return errors.New("the TLS handshake failed: the endpoint ended it, perhaps for want of a client certificate that it knows")
 	}
 	return errors.New("the TLS handshake failed")
 }
@@ -109,25 +121,6 @@ func blockedText(err error) error {
 		err = op.Err
 	}
 	return err
-}
-
-// retryAfter is the wish of the Retry-After header (RFC 9110 10.2.3): seconds or a date.
-func retryAfter(h http.Header, now time.Time) time.Duration {
-	v := strings.TrimSpace(h.Get("Retry-After"))
-	if v == "" {
-		return 0
-	}
-	if strings.Trim(v, "0123456789") == "" {
-		s, err := strconv.ParseUint(v, 10, 31)
-		if err != nil { // more than can be said in 31 bits is more than the longest wait
-			return deliver.MaxRetryAfter
-		}
-		return time.Duration(s) * time.Second
-	}
-	if at, err := http.ParseTime(v); err == nil && at.After(now) {
-		return at.Sub(now)
-	}
-	return 0
 }
 
 // clean makes the beginning of an answer fit for a record: valid UTF-8 without control

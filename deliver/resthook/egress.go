@@ -237,6 +237,7 @@ func loosePart(p string) (uint64, error) {
 type dialer struct {
 	guard        *guard
 	resolver     Resolver
+	proxy        *Proxy // nil: none
 	dns, connect time.Duration
 }
 
@@ -248,6 +249,9 @@ func (d *dialer) DialContext(ctx context.Context, network, address string) (net.
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, fmt.Errorf("dial: %w", err)
+	}
+	if d.proxy != nil {
+		return d.dialThrough(ctx, host, port)
 	}
 	addrs, err := d.resolve(ctx, host)
 	if err != nil {

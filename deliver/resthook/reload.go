@@ -4,10 +4,7 @@ package resthook
 // begin from now on: no connection that was made by the old rules serves them, since it may lead
 // where none may go any more. Attempts in progress end as they would. On an error nothing changes.
 func (c *Channel) SetEgress(e Egress) error {
-	g, err := newGuard(e)
-	if err != nil {
-		return err
-	}
-	c.way.Swap(c.newWay(g)).transport.CloseIdleConnections()
-	return nil
+	s := c.way.Load().settings
+	s.Egress = e
+	return c.Apply(s)
 }

@@ -38,9 +38,12 @@ func endpoint(g *guard, t deliver.Target) (*url.URL, error) {
 func (c *Channel) request(ctx context.Context, u *url.URL, n deliver.Notification, t deliver.Target) (*http.Request, error) {
 	method, toInstance, body := action(n, t)
 	if toInstance {
+		if n.Key.ID == "." || n.Key.ID == ".." {
+			return nil, errDots
+		}
 		addInstance(u, n.Key)
 	}
-	header, err := c.header(n, t)
+	header, err := c.header(n, t, body)
 	if err != nil {
 		return nil, err
 	}
@@ -58,10 +61,17 @@ func (c *Channel) request(ctx context.Context, u *url.URL, n deliver.Notificatio
 	return req, nil
 }
 
+// errDots refuses an id that FHIR's grammar allows and that no address can hold: as a segment of a path
+// it means another place (RFC 3986 5.2.4), escaped or not, so that the endpoint's server would take a
+// delete of Patient/.. for one of all that is above.
+var errDots = errors.New("the resource's id stands for another place in an address; webhook style can send it")
+
 // action is the table of styles: the method, whether it goes to the resource's own address
 // below the endpoint, and the body.
 func action(n deliver.Notification, t deliver.Target) (method string, toInstance bool, body []byte) {
 	switch {
+	case n.Transaction:
+		return http.MethodPost, false, n.Body
 	case t.Style == deliver.StyleWebhook && n.Interaction == fhir.Delete:
 		return http.MethodPost, false, []byte("{}")
 	case t.Style == deliver.StyleWebhook: // Medplum ignores payload
@@ -88,14 +98,18 @@ func addInstance(u *url.URL, key fhir.Key) {
 // How many headers are usually ours. With one more of the Subscription the plain ones make eight,
 // up to which a map is small.
 const (
-	plainHeaders   = 7
-	medplumHeaders = 3
+	plainHeaders     = 7
+	medplumHeaders   = 3
+	signatureHeaders = 2
 )
 
 // header makes room for all names and values at once: a dozen small pieces of memory for each
 // notification would be much of what a send allocates.
-func (c *Channel) header(n deliver.Notification, t deliver.Target) (http.Header, error) {
+func (c *Channel) header(n deliver.Notification, t deliver.Target, body []byte) (http.Header, error) {
 	own := plainHeaders
+	if len(t.Secrets) > 0 || c.own != nil {
+		own += signatureHeaders
+	}
 	if t.Style == deliver.StyleWebhook {
 		own += medplumHeaders
 	}
@@ -109,6 +123,9 @@ func (c *Channel) header(n deliver.Notification, t deliver.Target) (http.Header,
 			h.Add(name, value)
 		}
 	}
+	if err := add(h, n.Headers); err != nil {
+		return nil, err
+	}
 	values := make([]string, 0, own)
 	set := func(canonical, value string) {
 		values = append(values, value)
@@ -121,15 +138,29 @@ func (c *Channel) header(n deliver.Notification, t deliver.Target) (http.Header,
 	}
 	set("Content-Type", contentType)
 	set("User-Agent", c.userAgent)
-	set("Webhook-Id", n.Name())
-	set("Webhook-Timestamp", strconv.FormatInt(time.Now().Unix(), 10))
+	id, timestamp := n.Name(), strconv.FormatInt(time.Now().Unix(), 10)
+	set("Webhook-Id", id)
+	set("Webhook-Timestamp", timestamp)
+	if len(t.Secrets) > 0 || c.own != nil {
+		signed, err := signatures(t.Secrets, c.own, id, timestamp, body)
+		if err != nil {
+			return nil, fmt.Errorf("a secret %w", err)
+		}
+		set("Webhook-Signature", signed)
+	}
+	if len(t.Secrets) > 0 {
+		set("X-Signature", medplumSignature(t.Secrets[0], body))
+	}
 	set("X-Carillon-Subscription", string(n.Subscription))
 	set("X-Carillon-Event", strconv.FormatUint(uint64(n.Number), 10))
 	set("X-Carillon-Attempt", strconv.Itoa(n.Attempt))
+	if n.Test {
+		set("X-Carillon-Test", "true")
+	}
 	if n.Resend {
 		set("X-Carillon-Resend", "true")
 	}
-	if n.Trace != "" && validValue(n.Trace) {
+	if n.Trace != "" && fhir.ValidHeaderValue(n.Trace) {
 		set("Traceparent", n.Trace)
 	}
 	if t.Style == deliver.StyleWebhook {
@@ -153,66 +184,12 @@ func splitHeader(line string) (name, value string, err error) {
 	switch {
 	case !ok:
 		return "", "", errors.New("is not of the form Name: value")
-	case !validName(name):
+	case !fhir.ValidHeaderName(name):
 		return "", "", errors.New("has a name that HTTP does not allow")
-	case !validValue(value):
+	case !fhir.ValidHeaderValue(value):
 		return "", "", errors.New("has a character in its value that HTTP does not allow")
-	case reserved(name):
+	case fhir.ReservedHeader(name):
 		return "", "", fmt.Errorf("names %s, which is set by the sender", textproto.CanonicalMIMEHeaderKey(name))
 	}
 	return name, value, nil
-}
-
-// validName is the token of RFC 9110 5.6.2.
-func validName(s string) bool {
-	for i := 0; i < len(s); i++ {
-		c := s[i]
-		letterOrDigit := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
-		if !letterOrDigit && strings.IndexByte("!#$%&'*+-.^_`|~", c) < 0 {
-			return false
-		}
-	}
-	return s != ""
-}
-
-// validValue refuses control characters (RFC 9110 5.5): a line end would begin another header.
-func validValue(s string) bool {
-	for i := 0; i < len(s); i++ {
-		if c := s[i]; c < ' ' && c != '\t' || c == 0x7f {
-			return false
-		}
-	}
-	return true
-}
-
-// reserved reports whether a header is ours to set, or belongs to the connection.
-func reserved(name string) bool {
-	name = strings.ToLower(name)
-	switch name {
-	case "content-type", "user-agent", "x-signature", "traceparent",
-		"x-medplum-subscription", "x-medplum-interaction", "x-medplum-deleted-resource",
-		"host", "content-length",
-		"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "expect":
-		return true
-	}
-	return strings.HasPrefix(name, "webhook-") || strings.HasPrefix(name, "x-carillon-") || strings.HasPrefix(name, "proxy-")
-}
-
-// CheckHeaders refuses channel.header entries that could not be sent as written, when a
-// Subscription is written. Their values are not repeated.
-func CheckHeaders(headers []string) *fhir.Error {
-	var issues []fhir.Issue
-	for i, line := range headers {
-		if _, _, err := splitHeader(line); err != nil {
-			issues = append(issues, fhir.Issue{
-				Type:        fhir.IssueValue,
-				Diagnostics: "the header " + err.Error(),
-				Expression:  fmt.Sprintf("Subscription.channel.header[%d]", i),
-			})
-		}
-	}
-	if issues == nil {
-		return nil
-	}
-	return &fhir.Error{Issues: issues}
 }
