@@ -15,6 +15,8 @@ var pemFiles = []string{
 	"security.tls.cert", "security.tls.key",
 	"security.nats.tls.cert", "security.nats.tls.key",
 	"match.repository.authorization_file",
+	"delivery.egress.proxy_credentials_file", "security.secrets_key_file",
+	"delivery.operator_events.webhook.secret_file",
 	"fhir.definitions",
 }
 
@@ -80,6 +82,9 @@ func (c Config) as(name string) Config {
 		if path := valueOf(&c, key); name != "" {
 			path.SetString(strings.ReplaceAll(path.String(), nodePlaceholder, name))
 		}
+	}
+	if c.Delivery.Endpoints = slices.Clone(c.Delivery.Endpoints); name != "" {
+		c.eachEndpointFile(func(_ string, path *string) { *path = strings.ReplaceAll(*path, nodePlaceholder, name) })
 	}
 	return c
 }

@@ -18,6 +18,7 @@ type Config struct {
 	FHIR          FHIR            `yaml:"fhir"`
 	Match         Match           `yaml:"match"`
 	Delivery      Delivery        `yaml:"delivery"`
+	Retention     Retention       `yaml:"retention"`
 	Security      Security        `yaml:"security"`
 	Limits        Limits          `yaml:"limits"`
 	Observability Observability   `yaml:"observability"`
@@ -99,11 +100,65 @@ type Delivery struct {
 	Retry    Retry    `yaml:"retry"`
 	// OnExhausted is what follows the last failed attempt: "dead-letter" keeps the
 	// Subscription active, "error" stops it.
-	OnExhausted string   `yaml:"on_exhausted"`
-	Concurrency int      `yaml:"concurrency"` // notifications of one healthy Subscription out at once
-	Order       string   `yaml:"order"`       // "resource": order per resource; "strict": one at a time
-	Channels    []string `yaml:"channels"`    // channel types that are switched on
-	Egress      Egress   `yaml:"egress"`
+	OnExhausted string `yaml:"on_exhausted"`
+	// DisableAfter is how long a Subscription may be without an accepted notification while its
+	// attempts fail; then it goes to error. 0: it is never stopped for that.
+	DisableAfter time.Duration `yaml:"disable_after"`
+	Breaker      Breaker       `yaml:"breaker"`
+	Concurrency  int           `yaml:"concurrency"` // notifications of one healthy Subscription out at once
+	Order        string        `yaml:"order"`       // "resource": order per resource; "strict": one at a time
+	Channels     []string      `yaml:"channels"`    // channel types that are switched on
+	Email        Email         `yaml:"email"`
+	SMS          SMS           `yaml:"sms"`
+	Egress       Egress        `yaml:"egress"`
+	// Endpoints are rules for endpoints by their host. The first that fits holds.
+	Endpoints      []Endpoint     `yaml:"endpoints"`
+	Signatures     Signatures     `yaml:"signatures"`
+	OperatorEvents OperatorEvents `yaml:"operator_events"`
+	Message        Message        `yaml:"message"`
+	// Commands are programs that send notifications, by the name that Subscriptions ask for.
+	Commands map[string]Command `yaml:"commands"`
+}
+
+// Breaker says when an endpoint that keeps failing is left alone for a while.
+type Breaker struct {
+	Failures int           `yaml:"failures"` // in a row, of all its Subscriptions; 0: there is no breaker
+	Window   time.Duration `yaml:"window"`   // two failures further apart are not in a row
+	After    time.Duration `yaml:"after"`    // how long the row must have gone on
+	Open     time.Duration `yaml:"open"`     // until one attempt finds out whether the endpoint is back
+}
+
+// OperatorEvents says who is told when delivery begins to fail, recovers, or is stopped.
+type OperatorEvents struct {
+	Webhook OperatorWebhook `yaml:"webhook"`
+	Email   OperatorEmail   `yaml:"email"`
+	// Suppress is how long the same event about the same thing is not told again.
+	Suppress time.Duration `yaml:"suppress"`
+}
+
+// OperatorWebhook is an address that events are posted to. It is the operator's own, so that
+// delivery.egress does not bind it.
+type OperatorWebhook struct {
+	URL        string `yaml:"url"`         // empty: nobody is told
+	SecretFile string `yaml:"secret_file"` // holds the secret of its signatures (Standard Webhooks); empty: none
+}
+
+// OperatorEmail is who gets events by mail, through the server of delivery.email.
+type OperatorEmail struct {
+	To []string `yaml:"to"` // addresses; empty: nobody
+}
+
+// Signatures says how notifications of Subscriptions with a secret are signed beside their HMAC.
+type Signatures struct {
+	// Ed25519 adds a signature by the cluster's own key (Standard Webhooks v1a) to every
+	// rest-hook notification. /.well-known/jwks.json has the public half.
+	Ed25519 bool `yaml:"ed25519"`
+}
+
+// Retention says how long things are kept.
+type Retention struct {
+	Dead     time.Duration `yaml:"dead"`     // dead letters, from their last failure; 0: until they are purged by hand
+	Messages time.Duration `yaml:"messages"` // what message channels have published; 0 keeps it
 }
 
 // RestHook holds the defaults of rest-hook channels.
@@ -127,12 +182,26 @@ type Egress struct {
 	Deny         []string `yaml:"deny"`          // networks that are never sent to
 	AllowPrivate bool     `yaml:"allow_private"` // all private and loopback networks
 	AllowHTTP    bool     `yaml:"allow_http"`    // endpoints without TLS
+	// Proxy is the URL of the proxy that all requests to endpoints go through: http or https for
+	// CONNECT, or socks5. Empty: none; the environment's is never taken.
+	Proxy string `yaml:"proxy"`
+	// ProxyCredentialsFile holds user:password for the proxy in one line.
+	ProxyCredentialsFile string `yaml:"proxy_credentials_file"`
 }
 
 // Security holds what protects the listeners.
 type Security struct {
 	TLS  TLS  `yaml:"tls"` // of the HTTP listener
 	NATS NATS `yaml:"nats"`
+	// Origins are those of the web pages, beside our own, whose scripts may use FHIR and
+	// websockets, as browsers write them: scheme://host[:port]. "*", alone, is all of them.
+	Origins []string `yaml:"origins"`
+	// SecretsKey are the master keys by which secrets of Subscriptions are sealed at rest, each the
+	// base64 form of 32 bytes: the first seals, all open. Never shown. SecretsKeyFile holds them
+	// one a line. With neither a single node makes a key file in its data folder, and a cluster
+	// keeps secrets as they are written.
+	SecretsKey     []string `yaml:"secrets_key"`
+	SecretsKeyFile string   `yaml:"secrets_key_file"`
 }
 
 // NATS says who may enter through the listener for NATS clients. Without users that is anyone
@@ -171,11 +240,16 @@ type Limits struct {
 	BundleSize    Size `yaml:"bundle_size"`
 	LineSize      Size `yaml:"line_size"`      // of NDJSON
 	BundleEntries int  `yaml:"bundle_entries"` // of a transaction
+
+	Sockets                int `yaml:"sockets"`                  // websockets open at one node
+	SocketsPerSubscription int `yaml:"sockets_per_subscription"` // of them bound to one Subscription
 }
 
 // Observability is what an operator sees.
 type Observability struct {
 	Log Log `yaml:"log"`
+	// AuditLog is the file for attempts whose Subscription wants them logged; empty: the node's log.
+	AuditLog string `yaml:"audit_log"`
 }
 
 // Log says what is logged, and how.
@@ -219,16 +293,28 @@ func Default() Config {
 				}},
 				Jitter: 0.2,
 			},
-			OnExhausted: "dead-letter",
-			Concurrency: 8,
-			Order:       "resource",
-			Channels:    []string{"rest-hook"},
+			OnExhausted:    "dead-letter",
+			Breaker:        Breaker{Failures: 20, Window: time.Minute, After: 30 * time.Second, Open: 10 * time.Second},
+			OperatorEvents: OperatorEvents{Suppress: 10 * time.Minute},
+			Concurrency:    8,
+			Order:          "resource",
+			Channels:       []string{"rest-hook", "websocket", "message", "email", "sms"},
+			Message:        Message{Envelope: "plain"},
+			Email: Email{
+				TLS: "starttls", Subject: "FHIR notification", Body: "${payload}", Connections: 4, Timeout: 30 * time.Second,
+			},
+			SMS: SMS{
+				Text: "FHIR notification ${event} of Subscription ${subscription}", Connections: 4, Timeout: 30 * time.Second,
+			},
 		},
 		Limits: Limits{
 			ResourceSize:  8 << 20,
 			BundleSize:    64 << 20,
 			LineSize:      8 << 20,
 			BundleEntries: 999,
+
+			Sockets:                10_000,
+			SocketsPerSubscription: 1000,
 		},
 		Observability: Observability{Log: Log{Level: "info", Format: "auto"}},
 		Durability:    "always",

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/carillon-fhir/carillon/match/fhir"
 )
 
 // load writes text to a file and reads it, without the environment.
@@ -89,6 +91,8 @@ func TestClusterYAMLHasEveryKeyWithItsDefault(t *testing.T) {
 		t.Errorf("the example is no cluster of three: %v", asWritten.Nodes)
 	}
 	everyKeyOfALoginIsIn(t, c.Security.NATS.Users)
+	everyKeyOfARuleIsIn(t, c.Delivery.Endpoints)
+	everyKeyOfACommandIsIn(t, c.Delivery.Commands)
 }
 
 func everyKeyOfALoginIsIn(t *testing.T, users []NATSUser) {
@@ -193,7 +197,7 @@ func TestWhatIsWrongIsToldWithItsLine(t *testing.T) {
 		{"key in the wrong section", "delivery:\n  jitter: 0.1\n",
 			[]string{`c.yaml:2: unknown key delivery.jitter; did you mean delivery.retry.jitter?`}},
 		{"keys of later versions are unknown", "retention: {events: 30d}\nmatch: {partitions: []}\n",
-			[]string{`c.yaml:1: unknown key retention`, `c.yaml:2: unknown key match.partitions`}},
+			[]string{`c.yaml:1: unknown key retention.events`, `c.yaml:2: unknown key match.partitions`}},
 		{"upstream without an address", "match: {repository: {source: upstream}}\n",
 			[]string{`c.yaml:1: match.repository.source: upstream needs the server's base in match.repository.url`}},
 		{"address without an upstream", "match: {repository: {url: 'https://ehr.example/fhir'}}\n",
@@ -209,6 +213,10 @@ func TestWhatIsWrongIsToldWithItsLine(t *testing.T) {
 			[]string{`c.yaml:3: unknown key nodes.n1.dta; did you mean nodes.n1.data?`}},
 		{"name of a node", "nodes:\n  a/b: {}\n",
 			[]string{`c.yaml:2: nodes: a node's name has 1 to 64 letters, digits, - and _`}},
+		{"operators by mail without a server", "delivery:\n  operator_events: {email: {to: [ops@example.org]}}\n",
+			[]string{`c.yaml:2: delivery.operator_events.email.to: there is no mail server to send it by: set delivery.email.server`}},
+		{"operators by mail without an address", "delivery:\n  email: {server: \"localhost:25\", from: a@example.org}\n  operator_events: {email: {to: [ops]}}\n",
+			[]string{`c.yaml:3: delivery.operator_events.email.to: address 1 is not one like somebody@example.org`}},
 		{"all at once", "delivery:\n  order: any\n  concurrency: 0\nlimits:\n  bundle_entries: 1000\n",
 			[]string{`c.yaml:3: delivery.concurrency: 0 is not between 1 and 256`,
 				`c.yaml:2: delivery.order: "any" is not resource or strict`,
@@ -234,8 +242,28 @@ func TestWhatIsWrongIsToldWithItsLine(t *testing.T) {
 			[]string{`c.yaml:1: delivery.retry.schedule: unknown key start; a schedule has initial, factor and max`}},
 		{"network", "delivery: {egress: {allow: [10.0.0.0/8, intranet]}}\n",
 			[]string{`c.yaml:1: delivery.egress.allow: "intranet" is not an address or a network such as 10.20.0.0/16`}},
-		{"channel", "delivery: {channels: [rest-hook, email]}\n",
-			[]string{`c.yaml:1: delivery.channels: this version has no channel "email"; rest-hook is the only value`}},
+		{"channel", "delivery: {channels: [rest-hook, pigeon]}\n",
+			[]string{`c.yaml:1: delivery.channels: this version has no channel "pigeon"; there are ` + strings.Join(fhir.Channels(), ", ")}},
+		{"mail without a sender", "delivery: {email: {server: 'relay:25'}}\n",
+			[]string{`c.yaml:1: delivery.email: from: the address is not one like somebody@example.org`}},
+		{"mail with health data in its subject", "delivery: {email: {server: 'relay:25', from: a@example.org, subject: '${resource_id}'}}\n",
+			[]string{"c.yaml:1: delivery.email: subject: there is no variable ${resource_id}; there are ${subscription}, ${event}, ${interaction}, ${resource_type}"}},
+		{"half a login", "delivery: {email: {server: 'relay:25', from: a@example.org, user: carillon}}\n",
+			[]string{`c.yaml:1: delivery.email.password_file: user and password_file go together`}},
+		{"gateway without an address", "delivery: {sms: {gateway: {preset: kannel}}}\n",
+			[]string{`c.yaml:1: delivery.sms: gateway: url: the gateway's URL is missing`}},
+		{"origins", "security:\n  origins: ['*', 'https://App.example.org/', 'http://x.example:80', app.example.org, 'https://a.example/b', 'https://*.example', 'https://ok.example:8443']\n",
+			[]string{`c.yaml:2: security.origins: "*" is every origin and stands alone`,
+				`c.yaml:2: security.origins: "https://App.example.org/" is not how browsers write it; say https://app.example.org`,
+				`c.yaml:2: security.origins: "http://x.example:80" is not how browsers write it; say http://x.example`,
+				`c.yaml:2: security.origins: "app.example.org" is no origin; write it as scheme and host, such as https://app.example.org`,
+				`c.yaml:2: security.origins: "https://a.example/b" is no origin; write it as scheme and host, such as https://app.example.org`,
+				`c.yaml:2: security.origins: "https://*.example" is no origin; write it as scheme and host, such as https://app.example.org`}},
+		{"password in an origin is not shown", "security: {origins: ['https://me:hunter2@x.example']}\n",
+			[]string{`c.yaml:1: security.origins: an origin has no user and no password; write it as scheme and host, such as https://app.example.org`}},
+		{"limits of websockets", "limits: {sockets: 0, sockets_per_subscription: 1000001}\n",
+			[]string{`c.yaml:1: limits.sockets: 0 is not between 1 and 1000000`,
+				`c.yaml:1: limits.sockets_per_subscription: 1000001 is not between 1 and 1000000`}},
 		{"listener", "node: {http: '8080', nats: 'x:99999'}\n",
 			[]string{`c.yaml:1: node.http: "8080" is not of the form host:port`,
 				`c.yaml:1: node.nats: "x:99999" has no port between 0 and 65535`}},

@@ -49,6 +49,10 @@ func (f *files) check(c Config) {
 			f.refuse(c, "match.repository.authorization_file", err)
 		}
 	}
+	f.endpoints(c)
+	if _, err := c.Security.SecretsKeys(); err != nil {
+		f.refuse(c, "security.secrets_key_file", err)
+	}
 	t := c.Cluster.TLS
 	if t.CA == "" || len(c.Nodes) == 0 {
 		return
@@ -85,17 +89,55 @@ func (f *files) pair(c Config, section string, t TLS) *x509.Certificate {
 }
 
 func (f *files) authority(c Config, path string) *x509.CertPool {
-	text, err := os.ReadFile(path)
+	pool, err := ReadCA(path)
 	if err != nil {
 		f.refuse(c, "cluster.tls.ca", err)
 		return nil
 	}
+	return pool
+}
+
+// ReadCA reads a PEM file of certificate authorities.
+func ReadCA(path string) (*x509.CertPool, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(text) {
-		f.refuse(c, "cluster.tls.ca", fmt.Errorf("%s holds no certificate in PEM form", path))
-		return nil
+		return nil, fmt.Errorf("%s holds no certificate in PEM form", path)
 	}
-	return pool
+	return pool, nil
+}
+
+// endpoints reads the files that the rules for endpoints and the egress proxy need.
+func (f *files) endpoints(c Config) {
+	secret := func(key, path string) {
+		if path == "" {
+			return
+		}
+		if _, err := ReadSecret(path); err != nil {
+			f.refuse(c, key, err)
+		}
+	}
+	secret("delivery.egress.proxy_credentials_file", c.Delivery.Egress.ProxyCredentialsFile)
+	secret("delivery.operator_events.webhook.secret_file", c.Delivery.OperatorEvents.Webhook.SecretFile)
+	for i, e := range c.Delivery.Endpoints {
+		key := fmt.Sprintf("delivery.endpoints[%d]", i)
+		if e.CA != "" {
+			if _, err := ReadCA(e.CA); err != nil {
+				f.refuse(c, key+".ca", err)
+			}
+		}
+		f.pair(c, key, TLS{Cert: e.Cert, Key: e.Key})
+		secret(key+".basic.password_file", e.Basic.PasswordFile)
+		secret(key+".oauth2.secret_file", e.OAuth2.SecretFile)
+		if e.OAuth2.KeyFile != "" {
+			if _, err := os.ReadFile(e.OAuth2.KeyFile); err != nil {
+				f.refuse(c, key+".oauth2.key_file", err)
+			}
+		}
+	}
 }
 
 // routeCertificate tells why other nodes would not take this node's certificate: a node is a

@@ -10,7 +10,7 @@ import (
 
 // Keys lists every key that has a value of its own, in the order of the struct, such as
 // delivery.retry.attempts. Keys below nodes.{NAME} are those of node and are not listed, nor are
-// those of the logins in security.nats.users.
+// those of the lists of sections: the logins in security.nats.users, the rules in delivery.endpoints.
 func Keys() []string {
 	var keys []string
 	collect(reflect.TypeFor[Config](), "", &keys)
@@ -22,7 +22,7 @@ func collect(t reflect.Type, prefix string, keys *[]string) {
 		name := t.Field(i).Tag.Get("yaml")
 		ft := t.Field(i).Type
 		switch {
-		case name == "" || name == "-", ft.Kind() == reflect.Map, ft == reflect.TypeFor[[]NATSUser]():
+		case name == "" || name == "-", ft.Kind() == reflect.Map, isSections(ft):
 		case isSection(ft):
 			collect(ft, join(prefix, name), keys)
 		default:
@@ -35,6 +35,9 @@ func collect(t reflect.Type, prefix string, keys *[]string) {
 func isSection(t reflect.Type) bool {
 	return t.Kind() == reflect.Struct && t != reflect.TypeFor[Schedule]()
 }
+
+// isSections reports whether a type is a list whose elements hold keys.
+func isSections(t reflect.Type) bool { return t.Kind() == reflect.Slice && isSection(t.Elem()) }
 
 func fieldNamed(v reflect.Value, name string) reflect.Value {
 	for i := range v.NumField() {
@@ -65,7 +68,7 @@ func valueOf(c *Config, key string) reflect.Value {
 		}
 		v = fieldNamed(v, name)
 	}
-	if !v.IsValid() || isSection(v.Type()) || v.Kind() == reflect.Map || v.Type() == reflect.TypeFor[[]NATSUser]() {
+	if !v.IsValid() || isSection(v.Type()) || v.Kind() == reflect.Map || isSections(v.Type()) {
 		return reflect.Value{}
 	}
 	return v
@@ -148,7 +151,7 @@ func suggest(word string, known []string) string {
 
 // prefixes adds the sections that keys lie in.
 func prefixes(keys []string) []string {
-	all := append([]string{"nodes", "security.nats.users"}, keys...)
+	all := append([]string{"nodes", "security.nats.users", "delivery.endpoints", "delivery.commands"}, keys...)
 	for _, k := range keys {
 		for i := strings.LastIndexByte(k, '.'); i > 0; i = strings.LastIndexByte(k[:i], '.') {
 			all = append(all, k[:i])

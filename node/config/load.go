@@ -195,9 +195,14 @@ func (l *loader) value(n ast.Node, v reflect.Value, key, where string) {
 		l.nodes(n, nodes, key)
 		return
 	}
-	if users, ok := v.Addr().Interface().(*[]NATSUser); ok {
+	if commands, ok := v.Addr().Interface().(*map[string]Command); ok {
 		l.cfg.origin[key] = where
-		l.users(n, users, key)
+		l.commands(n, commands, key)
+		return
+	}
+	if isSections(v.Type()) {
+		l.cfg.origin[key] = where
+		l.sections(n, v, key)
 		return
 	}
 	if isSection(v.Type()) {
@@ -227,21 +232,26 @@ func (l *loader) nodes(n ast.Node, nodes *map[string]Node, key string) {
 	}
 }
 
-func (l *loader) users(n ast.Node, users *[]NATSUser, key string) {
-	*users = nil
+// sections reads a list of mappings into a slice of structs.
+func (l *loader) sections(n ast.Node, v reflect.Value, key string) {
+	v.SetZero()
 	list, isList := n.(*ast.SequenceNode)
 	if !isList {
 		if _, none := n.(*ast.NullNode); !none {
-			l.problem(l.at(n), key, "wants a list of logins, not %s", describe(n))
+			what := "rules"
+			if v.Type() == reflect.TypeFor[[]NATSUser]() {
+				what = "logins"
+			}
+			l.problem(l.at(n), key, "wants a list of %s, not %s", what, describe(n))
 		}
 		return
 	}
 	for i, item := range list.Values {
 		element := fmt.Sprintf("%s[%d]", key, i)
 		l.cfg.origin[element] = l.at(item)
-		var user NATSUser
-		l.section(item, reflect.ValueOf(&user).Elem(), element)
-		*users = append(*users, user)
+		one := reflect.New(v.Type().Elem()).Elem()
+		l.section(item, one, element)
+		v.Set(reflect.Append(v, one))
 	}
 }
 
@@ -283,18 +293,21 @@ func (l *loader) choose(name string) {
 // folder, so that a folder with configuration and certificates can be copied anywhere; those of
 // variables are relative to the working directory, as everywhere.
 func (l *loader) findFiles() {
-	for _, key := range pemFiles {
-		path := valueOf(&l.cfg, key)
-		if path.String() == "" || l.file == "" || !strings.HasPrefix(l.cfg.origin[key], l.file+":") || filepath.IsAbs(path.String()) {
-			continue
+	find := func(key string, path *string) {
+		if *path == "" || l.file == "" || !strings.HasPrefix(l.cfg.origin[key], l.file+":") || filepath.IsAbs(*path) {
+			return
 		}
-		absolute, err := filepath.Abs(filepath.Join(filepath.Dir(l.file), path.String()))
+		absolute, err := filepath.Abs(filepath.Join(filepath.Dir(l.file), *path))
 		if err != nil {
 			l.problem(l.cfg.origin[key], key, "%v", err)
-			continue
+			return
 		}
-		path.SetString(absolute)
+		*path = absolute
 	}
+	for _, key := range pemFiles {
+		find(key, valueOf(&l.cfg, key).Addr().Interface().(*string))
+	}
+	l.cfg.eachEndpointFile(find)
 }
 
 // ownVariables belong to the command line and are no keys.

@@ -148,9 +148,18 @@ func (v *validation) placeholders() {
 	}
 	for _, key := range pemFiles {
 		if strings.Contains(valueOf(&v.cfg, key).String(), nodePlaceholder) {
-			v.refuse(key, "%s stands for the name of the node, and none is given; give --node, or an entry in nodes", nodePlaceholder)
+			v.placeholder(key)
 		}
 	}
+	v.cfg.eachEndpointFile(func(key string, path *string) {
+		if strings.Contains(*path, nodePlaceholder) {
+			v.placeholder(key)
+		}
+	})
+}
+
+func (v *validation) placeholder(key string) {
+	v.refuse(key, "%s stands for the name of the node, and none is given; give --node, or an entry in nodes", nodePlaceholder)
 }
 
 // address checks host:port and reports whether it may be looked at further.

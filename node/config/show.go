@@ -10,8 +10,8 @@ import (
 const mask = "(masked)"
 
 // Show writes the configuration in force as YAML that Load reads again, but for the passwords
-// of logins: those are masked, and Load says so. It holds no other secrets: certificates and
-// keys are named by their files, and URLs with a password are refused.
+// of logins and the master keys: those are masked, and Load says so. It holds no other secrets:
+// certificates and keys are named by their files, and URLs with a password are refused.
 func (c Config) Show() string {
 	var b strings.Builder
 	var open []string // sections already written
@@ -30,10 +30,18 @@ func (c Config) Show() string {
 			c.showOverriddenRoute(&b)
 			continue
 		}
-		fmt.Fprintf(&b, "%s%s: %s\n", strings.Repeat("  ", last), parts[last], c.Text(key))
+		text := c.Text(key)
+		if key == "security.secrets_key" && len(c.Security.SecretsKey) > 0 {
+			text = "[" + quote(mask) + "]"
+		}
+		fmt.Fprintf(&b, "%s%s: %s\n", strings.Repeat("  ", last), parts[last], text)
 		switch key {
 		case "node.public_url":
 			c.showNodes(&b)
+		case "delivery.egress.proxy_credentials_file":
+			c.showEndpoints(&b)
+		case "delivery.message.subjects":
+			c.showCommands(&b)
 		case "security.nats.tls.key":
 			c.showUsers(&b)
 		}

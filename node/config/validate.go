@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/carillon-fhir/carillon/match/fhir"
 )
 
 // nameGrammar is what a cluster or a node may be called: the name becomes part of a file name.
@@ -118,9 +120,13 @@ func (c Config) problems() []Problem {
 	v.fhir()
 	v.repository()
 	v.delivery()
+	v.messages()
 	v.egress()
+	v.endpoints()
+	v.secretsKeys()
 	v.pair("security.tls", c.Security.TLS)
 	v.pair("security.nats.tls", c.Security.NATS.TLS)
+	v.origins()
 	v.placeholders()
 	v.logins()
 	v.limits()
@@ -219,16 +225,52 @@ func (v *validation) delivery() {
 	if d.Retry.Jitter < 0 || d.Retry.Jitter > 0.5 {
 		v.refuse("delivery.retry.jitter", "%g is not between 0 and 0.5", d.Retry.Jitter)
 	}
+	if keep := v.cfg.Retention.Dead; keep != 0 {
+		v.between("retention.dead", keep, time.Hour, 100*365*24*time.Hour)
+	}
 	if d.Retry.MaxAge != 0 {
 		v.between("delivery.retry.max_age", d.Retry.MaxAge, time.Minute, 10*365*24*time.Hour)
 	}
 	v.oneOf("delivery.on_exhausted", d.OnExhausted, "dead-letter", "error")
+	v.breaker(d.Breaker)
+	if d.DisableAfter != 0 {
+		v.between("delivery.disable_after", d.DisableAfter, 12*time.Hour, 10*365*24*time.Hour)
+	}
+	v.operatorEvents(d.OperatorEvents)
 	v.count("delivery.concurrency", d.Concurrency, 1, 256)
 	v.oneOf("delivery.order", d.Order, "resource", "strict")
 	for _, ch := range d.Channels {
-		if ch != "rest-hook" {
-			v.refuse("delivery.channels", "this version has no channel %q; rest-hook is the only value", ch)
+		if all := fhir.Channels(); !slices.Contains(all, ch) {
+			v.refuse("delivery.channels", "this version has no channel %q; there are %s", ch, strings.Join(all, ", "))
 		}
+	}
+	v.message()
+	v.commands()
+}
+
+func (v *validation) breaker(b Breaker) {
+	v.count("delivery.breaker.failures", b.Failures, 0, 100_000)
+	v.between("delivery.breaker.window", b.Window, time.Second, 24*time.Hour)
+	v.between("delivery.breaker.after", b.After, 0, 24*time.Hour)
+	v.between("delivery.breaker.open", b.Open, 100*time.Millisecond, time.Hour)
+}
+
+func (v *validation) operatorEvents(o OperatorEvents) {
+	v.between("delivery.operator_events.suppress", o.Suppress, 0, 7*24*time.Hour)
+	switch {
+	case o.Webhook.URL != "":
+		v.tokenURL("delivery.operator_events.webhook.url", o.Webhook.URL)
+	case o.Webhook.SecretFile != "":
+		v.refuse("delivery.operator_events.webhook.secret_file", "there is no address to sign for in delivery.operator_events.webhook.url")
+	}
+	if len(o.Email.To) == 0 {
+		return
+	}
+	if _, err := fhir.Recipients(strings.Join(o.Email.To, ",")); err != nil {
+		v.refuse("delivery.operator_events.email.to", "%v", err)
+	}
+	if !v.cfg.Delivery.Configured(fhir.ChannelEmail) {
+		v.refuse("delivery.operator_events.email.to", "there is no mail server to send it by: set delivery.email.server")
 	}
 }
 
@@ -263,6 +305,7 @@ func (v *validation) count(key string, n, least, most int) {
 func (v *validation) egress() {
 	v.networks("delivery.egress.allow", v.cfg.Delivery.Egress.Allow)
 	v.networks("delivery.egress.deny", v.cfg.Delivery.Egress.Deny)
+	v.proxy(v.cfg.Delivery.Egress)
 }
 
 func (v *validation) networks(key string, list []string) {
@@ -301,6 +344,8 @@ func (v *validation) limits() {
 	v.size("limits.line_size", l.LineSize, l.ResourceSize, 64<<20)
 	v.size("limits.bundle_size", l.BundleSize, l.ResourceSize, 1<<30)
 	v.count("limits.bundle_entries", l.BundleEntries, 1, 999)
+	v.count("limits.sockets", l.Sockets, 1, 1_000_000)
+	v.count("limits.sockets_per_subscription", l.SocketsPerSubscription, 1, 1_000_000)
 }
 
 func (v *validation) size(key string, s, least, most Size) {
