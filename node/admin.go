@@ -3,9 +3,7 @@ package node
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -21,7 +19,7 @@ import (
 // admin answers the administration API (api.Admin).
 type admin struct{ *Node }
 
-func (a *admin) Subscriptions(_ context.Context, f api.SubscriptionFilter) ([]api.SubscriptionStatus, error) {
+func (a *admin) Subscriptions(ctx context.Context, f api.SubscriptionFilter) ([]api.SubscriptionStatus, error) {
 	var out []api.SubscriptionStatus
 	for _, s := range a.subs.all() {
 		if f.Status != "" && f.Status != string(s.Status) {
@@ -36,15 +34,20 @@ func (a *admin) Subscriptions(_ context.Context, f api.SubscriptionFilter) ([]ap
 		}
 		out = append(out, st)
 	}
+	a.countSockets(ctx, out)
 	return out, nil
 }
 
-func (a *admin) Subscription(_ context.Context, id fhir.ID) (api.SubscriptionStatus, error) {
+func (a *admin) Subscription(ctx context.Context, id fhir.ID) (api.SubscriptionStatus, error) {
 	s, err := a.subscription(id)
 	if err != nil {
 		return api.SubscriptionStatus{}, err
 	}
-	return a.status(s)
+	one := make([]api.SubscriptionStatus, 1)
+	if one[0], err = a.status(s); err == nil {
+		a.countSockets(ctx, one)
+	}
+	return one[0], err
 }
 
 func (a *admin) subscription(id fhir.ID) (*subscription, error) {
@@ -64,8 +67,12 @@ func (a *admin) status(s *subscription) (api.SubscriptionStatus, error) {
 		Channel: s.Channel.Type, Endpoint: s.host(), Owner: s.owner,
 		Version: s.version, Birth: s.birth, End: s.End, Reason: s.problem,
 	}
+	st.Sending = a.hindrance(s)
 	if st.Reason == "" {
 		st.Reason = strings.Trim(s.errorMsg+"; "+s.stale, "; ")
+	}
+	if locked := s.lockedBy(); locked != "" {
+		st.Reason = strings.Trim(locked+"; "+st.Reason, "; ")
 	}
 	var err error
 	if st.Events, err = a.store.Counter(s.birth); err != nil {
@@ -92,14 +99,29 @@ func (a *admin) status(s *subscription) (api.SubscriptionStatus, error) {
 	if n := newest[0]; n.Code == record.Accepted {
 		st.LastSuccess = n.At
 		return st, nil
-	} else if n.Code.IsAttempt() {
-		st.LastError = &api.LastError{Time: n.At, Outcome: n.Code, Status: n.Status}
+	}
+	if st.LastError, err = a.lastError(s.id); err != nil {
+		return st, err
 	}
 	accepted, err := a.store.Attempts(ctx, store.AttemptFilter{Subscription: s.id, Code: record.Accepted, Limit: 1})
 	if len(accepted) > 0 {
 		st.LastSuccess = accepted[0].At
 	}
 	return st, err
+}
+
+// lastError is the newest failed attempt, behind what is recorded and is none.
+func (a *admin) lastError(id fhir.ID) (*api.LastError, error) {
+	newest, err := a.store.Attempts(context.Background(), store.AttemptFilter{Subscription: id, Limit: 50})
+	for _, n := range newest {
+		if n.Code == record.Accepted {
+			return nil, err
+		}
+		if n.Code.IsAttempt() {
+			return &api.LastError{Time: n.At, Outcome: n.Code, Status: n.Status}, err
+		}
+	}
+	return nil, err
 }
 
 func (a *admin) Pause(ctx context.Context, id fhir.ID, by string) (api.SubscriptionStatus, error) {
@@ -182,7 +204,7 @@ func matchState(m store.Match) string {
 
 func (a *admin) DeadLetters(ctx context.Context, f api.DeadFilter) ([]api.DeadLetter, error) {
 	es, err := a.store.Dead(ctx, store.DeadFilter{
-		Subscription: f.Subscription, Since: f.Since, Until: f.Until, Reason: f.Reason, Limit: f.Limit, State: store.DeadLetter,
+		Subscription: f.Subscription, Since: f.Since, Until: f.Until, Reason: f.Reason, Kind: f.Kind, Limit: f.Limit, State: store.DeadLetter,
 	})
 	out := make([]api.DeadLetter, len(es))
 	for i, e := range es {
@@ -195,7 +217,7 @@ func deadLetter(e store.DeadEntry) api.DeadLetter {
 	l := api.DeadLetter{
 		ID: e.ID, Subscription: e.Subscription, Number: e.Number, Event: e.MatchID.Event, Reason: e.Reason,
 		Attempts: e.Attempts, FirstFailure: e.FirstFailure, LastFailure: e.LastFailure, Endpoint: e.Endpoint,
-		State: string(e.State), ContentType: e.ContentType,
+		State: string(e.State), Kind: e.Kind(), ContentType: e.ContentType,
 	}
 	if e.Key.Type != "" {
 		l.Resource = e.Key.String()
@@ -225,148 +247,6 @@ func (a *admin) DeadLetter(ctx context.Context, id string) (api.DeadLetter, erro
 	return l, nil
 }
 
-// selected finds the dead letters that an order names. Purged ones can be named too where a
-// purge that was cut short is to be finished.
-func (a *admin) selected(ctx context.Context, s api.DeadSelection, purged bool) ([]store.DeadEntry, error) {
-	var out []store.DeadEntry
-	for _, id := range s.IDs {
-		e, err := a.deadEntry(id, purged)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, e)
-	}
-	if s.Subscription == "" {
-		return out, nil
-	}
-	f := store.DeadFilter{Subscription: s.Subscription, Since: s.Since, Until: s.Until, Reason: s.Reason, State: store.DeadLetter, Limit: 1000}
-	for {
-		page, err := a.store.Dead(ctx, f)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, page...)
-		if len(page) < f.Limit {
-			return out, nil
-		}
-		f.Before = page[len(page)-1].Sequence
-	}
-}
-
-// jobSize bounds the matches that one job record names.
-const jobSize = 5000
-
-// Replay makes dead letters pending again: with their old number, in a new round of attempts.
-func (a *admin) Replay(ctx context.Context, sel api.DeadSelection, by string) (api.Done, error) {
-	es, err := a.selected(ctx, sel, false)
-	if err != nil {
-		return api.Done{}, err
-	}
-	if sel.Subscription != "" && a.subs.get(sel.Subscription) == nil {
-		return api.Done{}, notFound(fhir.Key{Type: "Subscription", ID: sel.Subscription})
-	}
-	for _, e := range es {
-		if s := a.subs.get(e.Subscription); e.Subscription != ingestID &&
-			(s == nil || s.deleted || s.birth != e.MatchID.Birth || s.Status == fhir.StatusOff) {
-			return api.Done{}, fhir.Refuse(fhir.IssueProcessing, "", fmt.Sprintf(
-				"Subscription/%s of %s is off, or was deleted since, so nothing would be sent; switch it on first", e.Subscription, e.ID))
-		}
-		if e.Subscription == ingestID {
-			return api.Done{}, fhir.Refuse(fhir.IssueProcessing, "", fmt.Sprintf(
-				"%s is a record that could not be evaluated and belongs to no Subscription; send its resource again instead", e.ID))
-		}
-	}
-	if sel.DryRun {
-		return api.Done{Count: len(es), DryRun: true}, nil
-	}
-	ids := matchIDs(es)
-	size := jobSize
-	if sel.Rate > 0 {
-		size = min(size, sel.Rate)
-	}
-	done := api.Done{}
-	for chunk := range slices.Chunk(ids, size) {
-		if sel.Rate > 0 && done.Count > 0 {
-			if err := pause(ctx, time.Second); err != nil {
-				return done, err
-			}
-		}
-		done.Job, err = a.job(ctx, func() (record.Job, error) { return record.Job{By: by, Replay: chunk}, nil })
-		if err != nil {
-			return done, err
-		}
-		done.Count += len(chunk)
-	}
-	a.log.Info("dead letters made pending again", "count", done.Count, "by", by)
-	return done, nil
-}
-
-// Purge removes dead letters from sight, then from the log.
-func (a *admin) Purge(ctx context.Context, sel api.DeadSelection, by string) (api.Done, error) {
-	es, err := a.selected(ctx, sel, true)
-	if err != nil || sel.DryRun {
-		return api.Done{Count: len(es), DryRun: sel.DryRun}, err
-	}
-	done := api.Done{}
-	for chunk := range slices.Chunk(es, jobSize) {
-		done.Job, err = a.job(ctx, func() (record.Job, error) { return record.Job{By: by, Purge: matchIDs(chunk)}, nil })
-		if err != nil {
-			return done, err
-		}
-		if err := a.erase(ctx, chunk); err != nil {
-			return done, err
-		}
-		done.Count += len(chunk)
-	}
-	a.log.Info("dead letters purged", "count", done.Count, "by", by)
-	return done, nil
-}
-
-// erase removes every letter of these matches from DEAD: a match that died in several rounds
-// has left one for each. It may be repeated, for letters whose purge was cut short.
-func (a *admin) erase(ctx context.Context, es []store.DeadEntry) error {
-	gone := map[record.MatchID]bool{}
-	var filters []string
-	for _, e := range es {
-		gone[e.MatchID] = true
-		if f := stream.DeadSubject(e.Subscription); !slices.Contains(filters, f) {
-			filters = append(filters, f)
-		}
-	}
-	first, last, err := a.server.State(ctx, stream.Dead)
-	if err != nil || last < first {
-		return err
-	}
-	st, err := a.server.JetStream().Stream(ctx, stream.Dead)
-	if err != nil {
-		return fmt.Errorf("open %s: %w", stream.Dead, err)
-	}
-	for seq := first; seq <= last; seq++ {
-		m, err := a.server.Get(ctx, stream.Dead, seq)
-		if errors.Is(err, stream.ErrNotFound) || (err == nil && !slices.Contains(filters, m.Subject)) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		if d, err := parseDead(m); err != nil || !gone[d.MatchID] {
-			continue
-		}
-		if err := st.SecureDeleteMsg(ctx, uint64(seq)); err != nil {
-			return fmt.Errorf("remove a dead letter at %d from the log: %w", seq, err)
-		}
-	}
-	return nil
-}
-
-func matchIDs(es []store.DeadEntry) []record.MatchID {
-	ids := make([]record.MatchID, len(es))
-	for i, e := range es {
-		ids[i] = e.MatchID
-	}
-	return ids
-}
-
 func pause(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -378,42 +258,10 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// job appends a job to MATCHES. It is built on a projection that holds every job before it,
-// which the record's expectation confirms: so a job and the matcher, or two jobs, never write
-// the same match.
+// job appends the record of something that is done at once to the chain of jobs.
 func (a *admin) job(ctx context.Context, build func() (record.Job, error)) (string, error) {
 	id := newRun()
-	for {
-		var expect record.Sequence
-		newest, err := a.server.LastFor(ctx, stream.Matches, stream.SubjectJobs)
-		switch {
-		case err == nil && jobID(newest) == id: // stored, and the answer was lost with a leader
-			return id, a.store.WaitApplied(ctx, store.Vector{Matches: newest.Sequence})
-		case err == nil:
-			expect = newest.Sequence
-		case !errors.Is(err, stream.ErrNotFound):
-			return "", refusal(err)
-		}
-		if err := a.store.WaitApplied(ctx, store.Vector{Matches: expect}); err != nil {
-			return "", err
-		}
-		j, err := build()
-		if err != nil {
-			return "", err
-		}
-		j.ID, j.Time = id, time.Now().UTC()
-		at, err := a.server.Append(ctx, stream.Matches, stream.SubjectJobs, record.Encode(j), expect)
-		if errors.Is(err, stream.ErrConflict) || errors.Is(err, stream.ErrBusy) || errors.Is(err, stream.ErrUnknown) {
-			if err := pause(ctx, 10*time.Millisecond); err != nil {
-				return "", err
-			}
-			continue
-		}
-		if err != nil {
-			return "", refusal(err)
-		}
-		return j.ID, a.store.WaitApplied(ctx, store.Vector{Matches: at})
-	}
+	return id, a.jobs.write(ctx, id, build, nil)
 }
 
 // jobID is the id of a job's record; empty for what is none.
@@ -488,7 +336,7 @@ func (a *admin) Status(ctx context.Context) (api.Status, error) {
 		}
 		log.Applied = place(at, log.Name)
 	}
-	if st.Dead, err = a.countDead(ctx); err != nil {
+	if st.Dead, st.DeadPipeline, err = a.countDead(ctx); err != nil {
 		return st, err
 	}
 	st.Partitions = a.partitionStates(st.Logs[0].Last)
@@ -499,6 +347,7 @@ func (a *admin) Status(ctx context.Context) (api.Status, error) {
 func (a *admin) localStatus() api.Status {
 	st := api.Status{
 		Cluster: a.cluster, Node: a.name, Version: a.version, FHIR: string(a.fhir), Started: a.started.UTC(),
+		Sending:       a.sending(),
 		Subscriptions: map[string]int{}, DiskFree: a.disk.free.Load(), DiskTotal: a.disk.total.Load(),
 	}
 	for _, s := range a.subs.all() {
@@ -516,9 +365,16 @@ func (a *admin) localStatus() api.Status {
 	return st
 }
 
-func (a *admin) countDead(ctx context.Context) (int, error) {
+// countDead counts the dead letters, up to a bound, and those of them that are not an endpoint's
+// doing.
+func (a *admin) countDead(ctx context.Context) (all, pipeline int, err error) {
 	dead, err := a.store.Dead(ctx, store.DeadFilter{State: store.DeadLetter, Limit: maxCounted})
-	return len(dead), err
+	for i := range dead {
+		if dead[i].Kind() == record.DeadPipeline {
+			pipeline++
+		}
+	}
+	return len(dead), pipeline, err
 }
 
 // partitionStates tells how far each partition is matched, whoever matches it.

@@ -126,7 +126,7 @@ func TestARecordOfANewerFormatEndsTheNode(t *testing.T) {
 	dir := t.TempDir()
 	r := runNode(t, testConfig(dir))
 	m := nats.NewMsg(stream.ControlSubject("novelty"))
-	m.Header.Set(headerFormat, "2")
+	m.Header.Set(headerFormat, "3")
 	if _, err := r.server.JetStream().PublishMsg(t.Context(), m); err != nil {
 		t.Fatal(err)
 	}
@@ -134,7 +134,7 @@ func TestARecordOfANewerFormatEndsTheNode(t *testing.T) {
 	r.once.Do(func() { r.stop() })
 	want := func(err error) {
 		t.Helper()
-		if !errors.Is(err, errNewerFormat) || !strings.Contains(err.Error(), "has format 2, and this release knows formats 1 to 1") {
+		if !errors.Is(err, errNewerFormat) || !strings.Contains(err.Error(), "has format 3, and this release knows formats 1 to 2") {
 			t.Errorf("it ended with %v", err)
 		}
 	}

@@ -28,6 +28,9 @@ func (b backend) Read(ctx context.Context, key fhir.Key) (api.Resource, error) {
 	if err := b.current(ctx); err != nil {
 		return api.Resource{}, err
 	}
+	if api.IsAttempt(key) {
+		return b.search.audits.read(key)
+	}
 	res, known, err := b.store.Resource(key)
 	if err != nil {
 		return api.Resource{}, err
@@ -41,6 +44,9 @@ func (b backend) Read(ctx context.Context, key fhir.Key) (api.Resource, error) {
 func (b backend) VRead(ctx context.Context, key fhir.Key, version record.Sequence) (api.Resource, error) {
 	if err := b.current(ctx); err != nil {
 		return api.Resource{}, err
+	}
+	if api.IsAttempt(key) && version == 1 {
+		return b.search.audits.read(key)
 	}
 	v, ok, err := b.store.Before(version)
 	if err != nil {
@@ -72,7 +78,7 @@ func (b backend) version(ctx context.Context, key fhir.Key, version record.Seque
 		}
 	}
 	if !out.Deleted {
-		out.Body, err = shown(e)
+		out.Body, err = b.vault.shown(ctx, e)
 	}
 	return out, err
 }
@@ -80,6 +86,13 @@ func (b backend) version(ctx context.Context, key fhir.Key, version record.Seque
 func (b backend) History(ctx context.Context, key fhir.Key, count int, before record.Sequence) (versions []api.Resource, more bool, err error) {
 	if err := b.current(ctx); err != nil {
 		return nil, false, err
+	}
+	if api.IsAttempt(key) {
+		r, err := b.search.audits.read(key)
+		if err != nil || before == 1 {
+			return nil, false, err
+		}
+		return []api.Resource{r}, false, nil
 	}
 	known := false
 	for v, err := range b.store.History(key) {
@@ -109,6 +122,9 @@ func (b backend) Search(ctx context.Context, typ string, query url.Values, lenie
 	if err := b.current(ctx); err != nil {
 		return api.Found{}, err
 	}
+	if typ == "AuditEvent" {
+		return b.search.findAudits(ctx, query, lenient)
+	}
 	return b.search.find(ctx, typ, query, lenient)
 }
 
@@ -133,14 +149,9 @@ func (b backend) Parameters(typ string) []api.SearchParameter { return b.search.
 func (b backend) ValidateSubscription(ctx context.Context, body []byte) ([]fhir.Issue, error) {
 	sub, warnings, err := b.validate(ctx, body)
 	if err == nil && !b.subs.channelOn(sub.Channel.Type) {
-		warnings = append(warnings, channelOff(sub.Channel.Type))
+		warnings = append(warnings, b.subs.channelOff(sub.Channel.Type))
 	}
 	return warnings, err
-}
-
-func channelOff(channel string) fhir.Issue {
-	return fhir.Issue{Type: fhir.IssueNotSupported, Expression: "Subscription.channel.type",
-		Diagnostics: fmt.Sprintf("channel type %s is switched off here (delivery.channels), so the Subscription stays requested", channel)}
 }
 
 // Explain asks the compiled criteria that match events, at the place of the event.

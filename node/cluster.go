@@ -45,10 +45,12 @@ func (n *Node) startPeers(ctx context.Context) error {
 		return err
 	}
 	n.peers = &peers{conn: n.server.Conn(), self: n.name, log: n.log, ops: map[string]peerOp{
-		"state": func(ctx context.Context, _ []byte) (any, error) { return n.state(ctx), nil },
-		"drain": n.drainOp,
+		"state":   func(ctx context.Context, _ []byte) (any, error) { return n.state(ctx), nil },
+		"drain":   n.drainOp,
+		"sockets": n.socketsOp,
 	}}
 	maps.Copy(n.peers.ops, n.verifyOps())
+	maps.Copy(n.peers.ops, n.endpointOps())
 	n.parts.all("peers", []func(context.Context) error{n.peers.run, n.hashing.run, n.handover.run})
 	return nil
 }
@@ -57,11 +59,15 @@ func (n *Node) startPeers(ctx context.Context) error {
 // blocks that come since.
 func (n *Node) readMarks(ctx context.Context) error {
 	for _, p := range n.table.Names() {
-		b, _, found, err := blocks{n.server}.Newest(ctx, p)
+		b, at, found, err := blocks{n.server}.Newest(ctx, p)
 		if err != nil {
 			return err
 		}
 		if found {
+			// Who looks at a mark relies on what comes before it being folded here.
+			if err := n.store.WaitApplied(ctx, store.Vector{Matches: at}); err != nil {
+				return err
+			}
 			n.marks.set(p, b.Through)
 		}
 	}
@@ -266,8 +272,8 @@ func (r *report) own(a *admin) {
 		log.Applied = place(at, log.Name)
 	}
 	r.out.Partitions = a.partitionStates(r.end(stream.Events))
-	if dead, err := a.countDead(context.Background()); err == nil {
-		r.out.Dead = dead
+	if dead, pipeline, err := a.countDead(context.Background()); err == nil {
+		r.out.Dead, r.out.DeadPipeline = dead, pipeline
 	}
 }
 

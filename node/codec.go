@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"strconv"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/carillon-fhir/carillon/match/fhir"
 	"github.com/carillon-fhir/carillon/match/fhir/record"
+	"github.com/carillon-fhir/carillon/node/seal"
 	"github.com/carillon-fhir/carillon/stream"
 )
 
@@ -57,6 +59,9 @@ func eventMessage(e record.Event) stream.Msg {
 	}
 	set(headerOwner, e.Owner)
 	set(headerTrace, e.Trace)
+	if e.Key.Type == "Subscription" && bytes.Contains(e.Body, []byte(seal.Prefix)) {
+		set(headerFormat, strconv.Itoa(sealedFormat))
+	}
 	return stream.Msg{Subject: stream.IngestSubject(e.Key), Header: h, Data: e.Body}
 }
 

@@ -31,13 +31,17 @@ type feed struct {
 	lanes    map[string]*deliver.Lane
 	observe  *observer
 
-	changed func(*subscription)                             // a Subscription was written; called in the order of the log
-	closed  func() bool                                     // plain subscribers hear of no changes: the API asks for a login
-	pauses  *pauses                                         // hold the logs where the projections of all nodes are compared
-	owner   string                                          // this process, as it signs outcomes
-	notices func(record.Change) bool                        // this node is the one that tells plain subscribers of a change
-	marked  func(partition string, through record.Sequence) // a partition is matched so far
-	live    atomic.Bool                                     // the logs were folded to their ends; before that all is old news
+	changed func(*subscription)        // a Subscription was written; called in the order of the log
+	closed  func() bool                // plain subscribers hear of no changes: the API asks for a login
+	pauses  *pauses                    // hold the logs where the projections of all nodes are compared
+	owner   string                     // this process, as it signs outcomes
+	notices func(record.Change) bool   // this node is the one that tells plain subscribers of a change
+	settled func(*record.OutcomeBlock) // a block of outcomes was folded; nil where it cannot be read
+	// attempts is told of what this process has sent, once it is folded.
+	attempts func(record.Sequence, *record.OutcomeBlock) error
+	marked   func(partition string, through record.Sequence) // a partition is matched so far
+	ordered  func()                                          // a job was ordered
+	live     atomic.Bool                                     // the logs were folded to their ends; before that all is old news
 
 	unreadable atomic.Uint64 // records that could not be read at all
 }
@@ -185,6 +189,9 @@ func (f *feed) foldMatches(ctx context.Context, ms []stream.Message) error {
 		if b != nil {
 			f.marked(b.Partition, b.Through)
 		}
+		if j != nil && j.Order != nil {
+			f.ordered()
+		}
 		f.observe.matched(len(pending))
 		f.offer(pending)
 	}
@@ -263,7 +270,13 @@ func (f *feed) foldOutcomes(ctx context.Context, ms []stream.Message) error {
 		if err != nil {
 			return err
 		}
+		f.settled(b)
 		f.offer(again)
+		if b != nil && b.Owner == f.owner {
+			if err := f.attempts(m.Sequence, b); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }

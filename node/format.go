@@ -15,8 +15,12 @@ import (
 // file or a record means raises the number and goes on reading all that came before.
 const (
 	folderFormat = 1
-	recordFormat = 1
+	recordFormat = sealedFormat
 )
+
+// sealedFormat is that of a Subscription with sealed secrets, the one kind of record that is not in
+// format 1. A release that took the sealed texts for what they stand for would send them.
+const sealedFormat = 2
 
 // headerFormat says of a record of any log in which format it is; a record without it is in
 // format 1. It is a header rather than a part of the record, so that it can be read whatever a

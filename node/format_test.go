@@ -18,7 +18,8 @@ func TestARecordOfANewerFormatIsRefusedWithBothNumbers(t *testing.T) {
 	}{
 		{"", ""},
 		{"1", ""},
-		{"2", "record 7 of EVENTS has format 2, and this release knows formats 1 to 1: this was written by a newer release"},
+		{"2", ""},
+		{"3", "record 7 of EVENTS has format 3, and this release knows formats 1 to 2: this was written by a newer release"},
 		{"x", `has "x" for its format`},
 		{"0", `has "0" for its format`},
 	} {

@@ -35,10 +35,14 @@ type gate struct {
 	ring     *ring
 	versions *versions
 	subs     *registry
+	vault    *vault
 	search   *searcher
 	others   match.Repository // what criteria are told of other resources
 	disk     *disk
 	draining func() bool
+	agent    func(id string) string // name of a token; empty where it has none
+	self     string                 // this node, as AuditEvents name it
+	refusals *allowance             // refused orders that are told of
 	// ready says why nothing can be written now; nil when it can.
 	ready func() error
 }
@@ -110,6 +114,7 @@ func (g *gate) Transaction(ctx context.Context, ws []api.Write) ([]api.Written, 
 			p.first = len(all.messages)
 			plans[i] = p
 			all.messages = append(all.messages, p.messages...)
+			all.keys = append(all.keys, p.keys...)
 		}
 		var first record.Sequence
 		if len(all.messages) > 0 {
@@ -144,6 +149,7 @@ func (g *gate) Transaction(ctx context.Context, ws []api.Write) ([]api.Written, 
 // plan is what a change would write, as the projection stands.
 type plan struct {
 	messages []stream.Msg
+	keys     []*dataKey      // that the messages are sealed by
 	expect   record.Sequence // last sequence of the resource's subject, as the projection has it
 	event    int             // index in messages of the event that answers the client
 	first    int             // index of messages[0] in the transaction that it is part of
@@ -159,6 +165,9 @@ func (p *plan) expectAll() {
 
 func (g *gate) plan(ctx context.Context, w api.Write) (plan, error) {
 	var p plan
+	if api.IsAttempt(w.Key) {
+		return p, api.ErrAttempt(w.Key)
+	}
 	if w.IfNoneExist != "" {
 		found, unique, err := g.unique(ctx, w)
 		if err != nil || found.done {
@@ -176,6 +185,13 @@ func (g *gate) plan(ctx context.Context, w api.Write) (plan, error) {
 		return plan{}, err
 	}
 	p.warnings = warnings
+	bodies, key, err := g.seal(ctx, w, bodies, res.Last)
+	if err != nil {
+		return plan{}, err
+	}
+	if key != nil {
+		p.keys = append(p.keys, key)
+	}
 	same, err := g.changesNothing(ctx, w, bodies[len(bodies)-1], res, known)
 	if err != nil {
 		return plan{}, err
@@ -189,6 +205,10 @@ func (g *gate) plan(ctx context.Context, w api.Write) (plan, error) {
 			return p, nil
 		}
 	}
+	order := api.IsOrder(w.Key)
+	if order && known && !same {
+		return plan{}, fhir.Refuse(fhir.IssueForbidden, "", w.Key.String()+" tells who did what here; it can be read, and neither changed nor deleted")
+	}
 	for i, body := range bodies {
 		m := eventMessage(record.Event{
 			Key: w.Key, Asked: w.Interaction, Feed: w.Feed, Trace: w.Trace, Owner: g.owner(w), Body: body,
@@ -198,10 +218,22 @@ func (g *gate) plan(ctx context.Context, w api.Write) (plan, error) {
 		}
 		p.messages = append(p.messages, m)
 	}
-	if w.IfMatch != nil {
+	if w.Key.Type == "Subscription" && !same {
+		p.messages = append(p.messages, g.changed(w, known && !res.Deleted))
+	}
+	if w.IfMatch != nil || key != nil || order {
 		p.expectAll()
 	}
 	return p, nil
+}
+
+// seal gives the versions of a Subscription as they go into the log. What is sealed must be written
+// on the state that it was planned on: the key is of that life of the Subscription.
+func (g *gate) seal(ctx context.Context, w api.Write, bodies [][]byte, last record.Sequence) ([][]byte, *dataKey, error) {
+	if w.Key.Type != "Subscription" || w.Interaction == fhir.Delete || g.vault == nil {
+		return bodies, nil, nil
+	}
+	return g.vault.seal(ctx, w.Key.ID, bodies, last)
 }
 
 // upToDate returns when everything that was acknowledged is folded, by whichever node it was.
@@ -281,7 +313,7 @@ func (g *gate) bodies(ctx context.Context, w api.Write) ([][]byte, []fhir.Issue,
 		return [][]byte{w.Body}, warnings, nil
 	}
 	if !g.subs.channelOn(sub.Channel.Type) {
-		return [][]byte{w.Body}, append(warnings, channelOff(sub.Channel.Type)), nil
+		return [][]byte{w.Body}, append(warnings, g.subs.channelOff(sub.Channel.Type)), nil
 	}
 	active, err := json.SetString(w.Body, "status", string(fhir.StatusActive))
 	if err != nil {
@@ -381,7 +413,7 @@ func (g *gate) standing(ctx context.Context, w api.Write, res store.Resource, kn
 	if err != nil {
 		return api.Written{}, fmt.Errorf("read %s version %d: %w", w.Key, res.Version, err)
 	}
-	out.Body, err = shown(e)
+	out.Body, err = g.vault.shown(ctx, e)
 	return out, err
 }
 
@@ -461,6 +493,11 @@ func (g *gate) lastOf(ctx context.Context, subject string) (record.Sequence, err
 // publish appends a plan's messages and returns the sequence of the first. duplicate says that
 // a single message was in the log already, at that sequence.
 func (g *gate) publish(ctx context.Context, p plan) (first record.Sequence, duplicate bool, err error) {
+	for _, k := range p.keys {
+		if err := g.vault.store(ctx, k); err != nil {
+			return 0, false, err
+		}
+	}
 	if len(p.messages) == 1 {
 		ack, err := g.events.Publish(ctx, p.messages[0])
 		return ack.Sequence, ack.Duplicate, err
@@ -513,6 +550,9 @@ func (g *gate) repeated(ctx context.Context, w api.Write, p plan, seq record.Seq
 	made := known && res.Version == seq
 	if seq == 0 { // both versions of a Subscription: the second is what stands
 		bodies, _, err := g.bodies(ctx, w)
+		if err == nil {
+			bodies, _, err = g.seal(ctx, w, bodies, res.Last)
+		}
 		if err != nil {
 			return false, out, err
 		}
@@ -579,6 +619,9 @@ func (g *gate) written(ctx context.Context, w api.Write, p plan, first record.Se
 	switch out.Interaction {
 	case fhir.Delete:
 		out.Gone = true
+		if w.Key.Type == "Subscription" {
+			g.vault.eraseNow(ctx, w.Key.ID, seq)
+		}
 		return out, nil
 	case fhir.Unchanged:
 		res, known, err := g.store.Resource(w.Key)
@@ -596,7 +639,7 @@ func (g *gate) written(ctx context.Context, w api.Write, p plan, first record.Se
 	if err != nil {
 		return api.Written{}, err
 	}
-	out.Body, err = shown(e)
+	out.Body, err = g.vault.shown(ctx, e)
 	return out, err
 }
 
@@ -614,8 +657,19 @@ func (g *gate) open() error {
 	return nil
 }
 
-// shown is a version as a read returns it. A change feed's own meta stands.
-func shown(e record.Event) ([]byte, error) {
+// shown is a version as a read returns it, without secrets; vault.shown has them for whoever may
+// see them.
+func shown(e record.Event) (body []byte, err error) {
+	if e.Key.Type == "Subscription" && len(e.Body) > 0 {
+		if e.Body, err = masked(e.Body, e.Key.ID); err != nil {
+			return nil, err
+		}
+	}
+	return spliced(e)
+}
+
+// spliced is a version with the server's own elements. A change feed's own meta stands.
+func spliced(e record.Event) ([]byte, error) {
 	if len(e.Body) == 0 {
 		return nil, nil
 	}
@@ -658,7 +712,7 @@ func refusal(err error) error {
 	case errors.Is(err, stream.ErrFull):
 		return fhir.Refuse(fhir.IssueNoStore, "", "the log is full, so new changes are refused")
 	case errors.Is(err, stream.ErrTooLarge):
-		return fhir.Refuse(fhir.IssueTooLong, "", "the change is too large for one atomic write of the log")
+		return fhir.Refuse(fhir.IssueTooLong, "", "the change is too large for one atomic write of the log, which takes at most 1,000 records and 80 MiB: a Subscription is two or three of them, its versions and its AuditEvent; send several transactions, or a batch")
 	case errors.Is(err, stream.ErrRefused):
 		return fhir.Refuse(fhir.IssueInvariant, "", "two entries depend on the same condition or resource, so they cannot be in one transaction")
 	case errors.Is(err, stream.ErrDuplicate):

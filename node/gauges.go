@@ -21,9 +21,19 @@ func (n *Node) registerGauges() {
 		}
 		return float64(last - at)
 	})
+	o.gauge("carillon_jobs_unfinished", "Jobs that are queued or go on: replays, purges, triggers.", func() float64 {
+		waiting, err := n.jobs.unfinished()
+		if err != nil {
+			return 0
+		}
+		return float64(len(waiting))
+	})
 	o.gauge("carillon_store_bytes", "Size of the projection's file.", func() float64 { return float64(n.store.Stats().FileBytes) })
 	o.gauge("carillon_disk_free_bytes", "Free space on the data folder's disk.", func() float64 { return float64(n.disk.free.Load()) })
 	o.gauge("carillon_disk_low", "1 when under 10 % or 1 GiB of the disk is free.", func() float64 { return float(n.disk.low()) })
+	o.gauge("carillon_sockets", "Websockets open at this node.", func() float64 { return float64(n.sockets.Open()) })
+	o.gauge("carillon_breaker_open", "Endpoints whose breaker is open, as this node sees it.", func() float64 { return float64(n.endpoints.OpenBreakers()) })
+	o.gauge("carillon_delivery_stopped", "1 while all sending is stopped by hand.", func() float64 { return float(n.halted()) })
 	o.gauge("carillon_ready", "1 when the node can do its work.", func() float64 {
 		_, err := n.readiness(context.Background())
 		return float(err == nil)
@@ -77,7 +87,10 @@ func (g subscriptionGauges) Collect(ch chan<- prometheus.Metric) {
 	for kind, count := range byKind {
 		ch <- prometheus.MustNewConstMetric(descSubscriptions, prometheus.GaugeValue, float64(count), kind[0], kind[1])
 	}
-	pending := map[string]int{"rest-hook": 0}
+	pending := map[string]int{}
+	for channel := range g.n.channels {
+		pending[channel] = 0
+	}
 	for _, birth := range g.n.store.PendingBirths() {
 		channel := channelOf[birth]
 		if channel == "" {

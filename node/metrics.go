@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/carillon-fhir/carillon/deliver"
+	"github.com/carillon-fhir/carillon/deliver/websocket"
 	"github.com/carillon-fhir/carillon/match"
 	"github.com/carillon-fhir/carillon/match/fhir"
 	"github.com/carillon-fhir/carillon/match/fhir/record"
@@ -29,6 +30,8 @@ type observer struct {
 	delivery       *prometheus.HistogramVec
 	endToEnd       *prometheus.HistogramVec
 	deadLetters    *prometheus.CounterVec
+	socketPings    prometheus.Counter
+	socketsEnded   *prometheus.CounterVec
 }
 
 // latencies are bounds in seconds that tell a healthy node (milliseconds) from a slow endpoint
@@ -57,9 +60,13 @@ func newObserver() *observer {
 			Help: "Time from the log's acceptance of a change to the accepted notification.", Buckets: latencies}, []string{"channel"}),
 		deadLetters: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "carillon_dead_letters_total",
 			Help: "Notifications given up, by reason."}, []string{"reason"}),
+		socketPings: prometheus.NewCounter(prometheus.CounterOpts{Name: "carillon_socket_pings_total",
+			Help: "Pings queued for websockets of this node."}),
+		socketsEnded: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "carillon_sockets_ended_total",
+			Help: "Websockets of this node that ended, by cause."}, []string{"cause"}),
 	}
 	o.registry.MustRegister(o.eventsIngested, o.eventsRefused, o.matchSeconds, o.matches, o.setAside, o.interrupted,
-		o.attempts, o.delivery, o.endToEnd, o.deadLetters,
+		o.attempts, o.delivery, o.endToEnd, o.deadLetters, o.socketPings, o.socketsEnded,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return o
 }
@@ -99,6 +106,13 @@ func (o *observer) delivering() deliver.Observer {
 		},
 		EndToEnd: func(channel string, took time.Duration) { o.endToEnd.WithLabelValues(channel).Observe(took.Seconds()) },
 		Dead:     func(_ string, reason record.Code) { o.deadLetters.WithLabelValues(string(reason)).Inc() },
+	}
+}
+
+func (o *observer) sockets() websocket.Observer {
+	return websocket.Observer{
+		Pinged: o.socketPings.Inc,
+		Ended:  func(cause string) { o.socketsEnded.WithLabelValues(cause).Inc() },
 	}
 }
 

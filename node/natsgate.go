@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -277,6 +278,9 @@ func (n *natsGate) check(key fhir.Key, body []byte) error {
 		if errors.As(err, &syntax) && syntax.TooLong {
 			return fhir.Refuse(fhir.IssueTooLong, "", err.Error())
 		}
+		if bytes.HasPrefix(bytes.TrimLeft(body, " \t\r\n"), []byte("<")) {
+			return fhir.Refuse(fhir.IssueNotSupported, "", "over NATS a resource is JSON; XML is taken over HTTP alone")
+		}
 		return fhir.Refuse(fhir.IssueStructure, "", err.Error())
 	}
 	root := t.Root()
@@ -290,6 +294,9 @@ func (n *natsGate) check(key fhir.Key, body []byte) error {
 }
 
 func (n *natsGate) settle(m *nats.Msg, a stream.Ack, err error) {
+	if errors.Is(err, stream.ErrConflict) {
+		err = fhir.Refuse(fhir.IssueConflict, "", "the resource was changed by somebody else at the same time; nothing was written, send it again")
+	}
 	if err != nil {
 		n.refuse(m, refusal(err))
 		return

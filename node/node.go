@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"crypto/ed25519"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/carillon-fhir/carillon/deliver"
 	"github.com/carillon-fhir/carillon/deliver/resthook"
+	"github.com/carillon-fhir/carillon/deliver/websocket"
 	"github.com/carillon-fhir/carillon/match"
 	"github.com/carillon-fhir/carillon/match/fhir"
 	"github.com/carillon-fhir/carillon/match/fhir/record"
@@ -34,6 +36,7 @@ type Node struct {
 	log     *slog.Logger
 	version string
 	started time.Time
+	added   additions
 
 	data     *dataDir
 	name     string
@@ -48,6 +51,8 @@ type Node struct {
 	defs      *search.Definitions // the standard's own
 	observe   *observer
 	subs      *registry
+	vault     *vault
+	signing   ed25519.PrivateKey // the cluster's own; nil if it signs with none
 	tokens    *tokens
 	table     *match.Table
 	marks     *marks
@@ -64,13 +69,27 @@ type Node struct {
 	owner     string                     // this process, as it signs outcomes
 	places    int                        // of each lane's consumer
 	resthook  *resthook.Channel
+	resolver  resthook.Resolver // of endpoints' names; nil: the system's
+	sockets   *websocket.Hub
+	pings     *socketPeers
+	halt      *control[halting]  // all sending is stopped
+	haltSaid  atomic.Bool        // as it was logged last
+	endpoints *deliver.Endpoints // what the lanes share of the endpoints
+	breakers  *breakers
+	turns     *turns // nil on a single node
+	events    *operatorEvents
+	silent    *silence // Subscriptions without success
 	ends      *ends
+	authority *authority
+	auditLog  *auditLog
 
 	http    *http.Server
 	handler atomic.Pointer[http.Handler]
 	served  chan struct{} // closed when the HTTP server has ended
 
 	peers    *peers
+	jobs     *jobs // see jobs.go
+	working  *owners
 	pauses   *pauses
 	hashing  *hashing
 	handover *leaderHandover
@@ -91,10 +110,16 @@ const (
 )
 
 // New takes the data folder and the HTTP address, so that both are refused early and with one
-// line if somebody else has them. The caller runs or stops the node.
-func New(cfg config.Config, log *slog.Logger, version string) (_ *Node, err error) {
-	n := &Node{cfg: cfg, log: log, version: version, ready: make(chan struct{}), observe: newObserver(),
+// line if somebody else has them. The caller runs or stops the node. Options are for programs that
+// embed it; every node of a cluster should be given the same ones.
+func New(cfg config.Config, log *slog.Logger, version string, opts ...Option) (_ *Node, err error) {
+	add, err := added(opts)
+	if err != nil {
+		return nil, err
+	}
+	n := &Node{cfg: cfg, added: add, log: log, version: version, ready: make(chan struct{}), observe: newObserver(),
 		pauses: newPauses(pauseLimit), hashing: newHashing()}
+	n.jobs = newJobs(n)
 	n.handover = &leaderHandover{node: n, due: make(chan struct{}, 1)}
 	n.reload.force.Store(&cfg)
 	if n.data, err = openDataDir(cfg.Node.Data); err != nil {
@@ -176,14 +201,18 @@ func (n *Node) Start(ctx context.Context) error {
 		{"state", n.loadState},             // Subscriptions, tokens, partition table
 		{"feed", n.startFeed},              // the logs folded up to their ends
 		{"login", n.checkLogin},            // whether the listeners may be opened at all
+		{"secrets", n.startSecrets},        // keys of deleted Subscriptions erased, missing ones fetched
 		{"membership", n.join},             // from here on others count on this node
 		{"matching", n.startMatching},      // changes become blocks of matches
+		{"sockets", n.startSockets},        // clients may be pinged, here and at the other nodes
 		{"delivery", n.startDelivery},      // matches become notifications
 		{"timers", n.startTimers},          // ends of Subscriptions; tokens that the engine gave up
 		{"producers", n.startProducers},    // changes from NATS
 		{"peers", n.startPeers},            // questions of other nodes
+		{"jobs", n.startJobs},              // what was ordered by hand goes on
 		{"service", n.startService},        // questions of operators by NATS
 		{"definitions", n.loadDefinitions}, // what the configuration adds to the standard's own
+		{"activation", n.startActivation},  // of Subscriptions whose channel was off until now
 		{"http", n.startHTTP},              // last, so that ready is true
 	} {
 		if err := step.run(ctx); err != nil {
@@ -204,6 +233,9 @@ func (n *Node) Stop(ctx context.Context) error {
 		// The others take over what is free at once; what is still at an endpoint they wait for.
 		n.leaving.Store(true)
 		n.members.SetData(record.Encode(n.about()))
+	}
+	if n.sockets != nil {
+		n.sockets.Close() // a server that shuts down does not know of them any more
 	}
 	n.closeHTTP(ctx)
 	if n.parts != nil {
@@ -309,6 +341,9 @@ func (n *Node) openLog(ctx context.Context) (err error) {
 		Route:      n.route(),
 		Routes:     n.cfg.Routes(),
 		TLS:        n.routeTLS(),
+
+		MessageSubjects: n.cfg.Delivery.Message.Subjects,
+		MessageAge:      n.cfg.Retention.Messages,
 	})
 	if err != nil {
 		return err
@@ -375,12 +410,10 @@ func (n *Node) loadState(ctx context.Context) (err error) {
 		return err
 	}
 	n.defs = search.For(n.fhir).WithBaseURLs(n.baseURLs()...).WithRepository()
-	rules, err := egress(n.cfg)
-	if err != nil {
+	if err := n.openVault(ctx); err != nil {
 		return err
 	}
-	n.resthook, err = resthook.New(resthook.Options{Version: n.version, Egress: rules})
-	if err != nil {
+	if err := n.openRestHook(ctx); err != nil {
 		return err
 	}
 	n.subs = newRegistry(n.log, n.fhir, newDefinitions(n.log, n.defs), n.cfg.Delivery, func(u *url.URL) error {
@@ -389,6 +422,12 @@ func (n *Node) loadState(ctx context.Context) (err error) {
 		}
 		return nil
 	})
+	n.subs.vault, n.vault.subs = n.vault, n.subs.get
+	n.subs.rules.Store(&n.cfg.Delivery)
+	n.subs.subjects = n.server.TakesMessage
+	if n.subs.classes, err = n.classes(); err != nil {
+		return err
+	}
 	if err := checkLevel(ctx, log); err != nil {
 		return err
 	}
@@ -405,6 +444,14 @@ func (n *Node) loadState(ctx context.Context) (err error) {
 	if err := n.subs.paused.load(ctx, log); err != nil {
 		return err
 	}
+	if err := n.subs.rotations.load(ctx, log); err != nil {
+		return err
+	}
+	n.halt = &control[halting]{name: "halt"}
+	if err := n.halt.load(ctx, log); err != nil {
+		return err
+	}
+	n.sayHalt()
 	n.table, err = loadTable(ctx, log, len(n.cfg.Members()))
 	return err
 }
@@ -457,7 +504,7 @@ func (n *Node) addresses() []config.Node {
 // what is offered to them is in the store.
 func (n *Node) startFeed(ctx context.Context) error {
 	n.marks = newMarks(n.table)
-	n.matching, n.delivery = &owners{}, &owners{} // nothing is owned yet, and may be asked for
+	n.matching, n.delivery, n.working = &owners{}, &owners{}, &owners{} // nothing is owned yet, and may be asked for
 	n.ring = newRing(ringChanges, ringBytes, n.store.Position().Events)
 	n.versions = newVersions(cacheBytes, n.readEvent, n.readEvents)
 	var err error
@@ -465,29 +512,39 @@ func (n *Node) startFeed(ctx context.Context) error {
 		return err
 	}
 	finder := &searcher{
-		defs: n.subs.defs, store: n.store, versions: n.versions, ring: n.ring, others: n.others,
-		scans: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
+		defs: n.subs.defs, store: n.store, versions: n.versions, ring: n.ring, others: n.others, vault: n.vault,
+		audits: newAudits(n.store, n.fhir),
+		scans:  make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
 	}
 	n.gate = &gate{
 		log: n.log, store: n.store, events: n.publisher, ring: n.ring, versions: n.versions,
-		subs: n.subs, search: finder, others: n.others, disk: n.disk, draining: n.draining.Load, ready: n.health.writable,
+		subs: n.subs, vault: n.vault, search: finder, others: n.others, disk: n.disk, draining: n.draining.Load, ready: n.health.writable,
 		newest: func(ctx context.Context, subject string) (stream.Message, error) {
 			return n.server.LastFor(ctx, stream.Events, subject)
 		},
-		fence: n.fence(),
+		fence:    n.fence(),
+		refusals: new(allowance), agent: n.tokens.nameOf, self: "carillon " + n.cluster + "/" + n.name,
 	}
+	n.makeSockets()
 	if err := n.makeLanes(); err != nil {
 		return err
 	}
 	n.feed = &feed{
 		log: n.log, server: n.server, store: n.store, ring: n.ring, versions: n.versions, subs: n.subs,
-		lanes: n.lanes, observe: n.observe, changed: n.subscriptionChanged, closed: n.noticesClosed,
-		owner: n.owner, marked: n.marks.set, notices: n.notices, pauses: n.pauses,
+		lanes: n.lanes, attempts: n.attemptsLogged, observe: n.observe, changed: n.subscriptionChanged, closed: n.noticesClosed,
+		owner: n.owner, marked: n.marks.set, settled: n.silent.fold, notices: n.notices, pauses: n.pauses, ordered: n.jobs.ordered,
 		controls: map[string]func(record.Sequence, []byte) error{
-			"tokens": n.tokens.apply,
+			"tokens": n.tokensChanged,
 			"paused": n.pausedChanged,
+
+			"rotations": n.subs.rotations.apply,
+			"halt":      n.haltChanged,
 		},
 	}
+	if n.auditLog, err = newAuditLog(n.log, n.cfg.Observability.AuditLog); err != nil {
+		return n.cfg.Refuse("observability.audit_log", "cannot be written: %v", err)
+	}
+	n.authority = newAuthority(n.gate, n.tokens)
 	n.ends = newEnds(n.server.Schedule)
 	for _, s := range n.subs.all() {
 		n.ends.set(s)
@@ -655,6 +712,7 @@ func (n *Node) startMatching(context.Context) error {
 			Repository:  n.others,
 			Blocks:      blocks{n.server},
 			Dead:        deadIngest{n.server},
+			Hooks:       n.hooks().matching(),
 			Observer:    n.observe.matching(),
 			Log:         n.log,
 		}
@@ -734,10 +792,16 @@ func (n *Node) startHTTP(context.Context) error {
 		Backend: backend{n.gate},
 		Admin:   &admin{Node: n},
 		Tokens:  logins{n.tokens},
+		Sockets: n.sockets,
+		Origins: n.cfg.Security.Origins,
 		Metrics: n.observe.handler(),
 		Ready:   n.readiness,
 		Refused: n.observe.refused,
-		Log:     n.log,
+		Audit:   n.gate.recorded,
+		Notes: func(body []byte, from fhir.Origin) []fhir.Issue {
+			return fhir.Notes(body, from, fhir.Usage{Style: fhir.Style(n.cfg.Delivery.RestHook.Style), Attempts: int(n.cfg.Delivery.Retry.Attempts)})
+		},
+		Log: n.log,
 		Limits: api.Limits{
 			Resource: int(n.cfg.Limits.ResourceSize), Bundle: int(n.cfg.Limits.BundleSize),
 			Line: int(n.cfg.Limits.LineSize), BundleEntries: n.cfg.Limits.BundleEntries,
@@ -748,6 +812,7 @@ func (n *Node) startHTTP(context.Context) error {
 		FHIRVersion:    n.fhir.Number(),
 		Types:          n.defs.Types(),
 		InsecurePublic: n.cfg.Run.InsecurePublic,
+		PublicKeys:     func() any { return n.publicKeys() },
 	})))
 	return nil
 }
@@ -768,6 +833,10 @@ func (n *Node) readiness(context.Context) (warnings []string, err error) {
 	}
 	if n.disk.low() {
 		warnings = append(warnings, "the disk of the data folder has under 10 % or 1 GiB free")
+	}
+	warnings = append(warnings, n.vault.warnings()...)
+	if w := n.haltWarning(); w != "" {
+		warnings = append(warnings, w)
 	}
 	if c := n.feed.unreadable.Load(); c > 0 {
 		warnings = append(warnings, fmt.Sprintf("%d records of the logs could not be read and were set aside", c))

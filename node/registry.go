@@ -10,10 +10,12 @@ import (
 	"net/url"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 	"weak"
 
 	"github.com/carillon-fhir/carillon/deliver"
+	"github.com/carillon-fhir/carillon/deliver/resthook"
 	"github.com/carillon-fhir/carillon/match/fhir"
 	"github.com/carillon-fhir/carillon/match/fhir/record"
 	"github.com/carillon-fhir/carillon/match/fhirpath"
@@ -35,14 +37,19 @@ import (
 //
 // It is derived state: at a start it is made from the store's versions, in the order of the log.
 type registry struct {
-	log      *slog.Logger
-	version  fhir.Version
-	defs     *definitions
-	index    *index.Index
-	delivery config.Delivery
-	endpoint func(*url.URL) error // refuses addresses that may not be sent to
-	paused   *control[pausedSet]
-	attempts int // that choose the lane of a Subscription which asks for none; from laneAttempts
+	log       *slog.Logger
+	version   fhir.Version
+	defs      *definitions
+	vault     *vault // opens their secrets
+	index     *index.Index
+	delivery  config.Delivery
+	endpoint  func(*url.URL) error // refuses addresses that may not be sent to
+	classes   classes              // deliverers that Subscriptions may ask for by name
+	subjects  func(string) bool    // whether message channels may publish on a subject
+	paused    *control[pausedSet]
+	rotations *control[rotationSet]
+	rules     atomic.Pointer[config.Delivery] // as last reloaded
+	attempts  int                             // that choose the lane of a Subscription which asks for none; from laneAttempts
 
 	mu    sync.RWMutex
 	byID  map[fhir.ID]*subscription // deleted ones too
@@ -60,6 +67,7 @@ type registry struct {
 type home struct {
 	id   fhir.ID
 	lane string
+	logs bool // one of its versions wants its attempts in the audit log
 }
 
 // subscription is the newest version of a Subscription. It is replaced, never changed.
@@ -71,8 +79,10 @@ type subscription struct {
 	time     time.Time
 	owner    string // token of the first version
 	deleted  bool
-	problem  string // why the stored version cannot be evaluated; empty if it can
-	errorMsg string // Subscription.error as stored
+	problem  string      // why the stored version cannot be evaluated; empty if it can
+	errorMsg string      // Subscription.error as stored
+	sealedBy string      // id of the key of its secrets; empty if it never had any
+	locked   *lockedForm // of one whose secrets could not be opened; nil if they could
 
 	criteria *search.Criteria     // by which it is matched; nil if it hears nothing
 	path     *fhirpath.Expression // that must be true as well; nil if there is none
@@ -86,16 +96,17 @@ type pausedSet map[fhir.ID]record.Sequence
 
 func newRegistry(log *slog.Logger, version fhir.Version, defs *definitions, cfg config.Delivery, endpoint func(*url.URL) error) *registry {
 	return &registry{
-		log:      log,
-		version:  version,
-		defs:     defs,
-		index:    index.New(),
-		delivery: cfg,
-		endpoint: endpoint,
-		paused:   &control[pausedSet]{name: "paused"},
-		byID:     map[fhir.ID]*subscription{},
-		homes:    map[record.Sequence]home{},
-		users:    map[string]map[fhir.ID]bool{},
+		log:       log,
+		version:   version,
+		defs:      defs,
+		index:     index.New(),
+		delivery:  cfg,
+		endpoint:  endpoint,
+		paused:    &control[pausedSet]{name: "paused"},
+		rotations: &control[rotationSet]{name: "rotations"},
+		byID:      map[fhir.ID]*subscription{},
+		homes:     map[record.Sequence]home{},
+		users:     map[string]map[fhir.ID]bool{},
 
 		uncompiled: map[fhir.ID]bool{},
 	}
@@ -239,17 +250,22 @@ func (r *registry) apply(c record.Change) *subscription {
 	now := &subscription{id: c.Key.ID, birth: c.Birth, version: c.Sequence, time: c.Time, owner: c.Owner}
 	if c.Interaction == fhir.Delete {
 		now.deleted = true
+		r.vault.forget(now.id, now.version)
 	} else {
 		r.read(now, c.Body)
 	}
 	r.mu.Lock()
 	old := r.byID[now.id]
 	if old != nil && (old.birth == now.birth || now.deleted) {
-		now.birth, now.owner = old.birth, old.owner
+		now.birth, now.owner = old.birth, ownerAfter(old.owner, now.owner)
+		now.sealedBy = cmp.Or(now.sealedBy, old.sealedBy)
 	}
-	if _, ok := r.homes[now.birth]; !ok {
-		r.homes[now.birth] = home{now.id, stream.LaneFor(cmp.Or(now.Attempts, r.attempts), now.id)}
+	h, known := r.homes[now.birth]
+	if !known {
+		h = home{id: now.id, lane: stream.LaneFor(cmp.Or(now.Attempts, r.attempts), now.id)}
 	}
+	h.logs = h.logs || slices.Contains(now.AuditTo, auditToLog)
+	r.homes[now.birth] = h
 	r.mu.Unlock()
 	delete(r.uncompiled, now.id)
 	if now.hears() {
@@ -297,7 +313,7 @@ func (r *registry) read(now *subscription, body []byte) {
 			r.log.Error("reading a stored Subscription panicked, it hears nothing", "subscription", now.id, "sequence", now.version, "panic", fmt.Sprintf("%T", p))
 		}
 	}()
-	sub, err := fhir.ParseSubscription(body)
+	sub, err := fhir.ParseSubscription(r.unlock(now, body))
 	if err != nil {
 		now.problem = err.Error()
 		r.log.Error("stored Subscription cannot be read, it hears nothing", "subscription", now.id, "sequence", now.version, "err", err)
@@ -421,6 +437,13 @@ func (r *registry) home(birth record.Sequence) (home, bool) {
 	return h, ok
 }
 
+// logs reports whether a version of a birth, which need not be the newest, wants its attempts in the
+// audit log.
+func (r *registry) logs(birth record.Sequence) bool {
+	h, _ := r.home(birth)
+	return h.logs
+}
+
 // validate checks a Subscription that is to be written. The warnings are of one that may be.
 func (r *registry) validate(body []byte) (sub *fhir.Subscription, warnings []fhir.Issue, err error) {
 	if sub, err = fhir.ParseSubscription(body); err != nil {
@@ -437,12 +460,20 @@ func (r *registry) validate(body []byte) (sub *fhir.Subscription, warnings []fhi
 			path, err = compilePath(r.version, p, criteria)
 			return err
 		},
-		Endpoint: r.endpoint,
+		Endpoint:       r.endpoint,
+		DeliveryClass:  r.classes.check,
+		MessageSubject: r.subjects,
+		PayloadSearch: func(query, _ string) error {
+			return (&searcher{defs: r.defs}).checkPayload(query, criteria)
+		},
 	})
 	if err != nil {
 		return sub, nil, err
 	}
-	return sub, doubts(criteria, path), nil
+	if err := resthook.CheckSecrets(sub.Secrets); err != nil {
+		return sub, nil, err
+	}
+	return sub, append(append(doubts(criteria, path), sub.Doubts()...), sub.Unused()...), nil
 }
 
 // doubts warns of criteria that are accepted and do hardly what their author wants.
@@ -469,7 +500,17 @@ func stored(typ string) bool { return typ != "Parameters" }
 
 // channelOn reports whether a channel type is switched on in this cluster.
 func (r *registry) channelOn(channel string) bool {
-	return slices.Contains(r.delivery.Channels, channel)
+	return slices.Contains(r.delivery.Channels, channel) && r.delivery.Configured(channel)
+}
+
+// channelOff is the warning about a Subscription whose channel type is not switched on.
+func (r *registry) channelOff(channel string) fhir.Issue {
+	why := "is switched off here (delivery.channels)"
+	if !r.delivery.Configured(channel) {
+		why = fmt.Sprintf("needs a server, which is not configured here (delivery.%s)", channel)
+	}
+	return fhir.Issue{Type: fhir.IssueNotSupported, Expression: "Subscription.channel.type",
+		Diagnostics: fmt.Sprintf("channel type %s %s, so the Subscription stays requested", channel, why)}
 }
 
 // isPaused reports whether an operator holds a Subscription.
@@ -484,16 +525,20 @@ func (r *registry) Target(id fhir.ID, birth record.Sequence) (deliver.Target, de
 	s := r.get(id)
 	switch {
 	case s == nil || s.deleted || s.birth != birth || s.Status == fhir.StatusOff:
-		return deliver.Target{ID: id, Birth: birth}, deliver.Withdrawn
+		return deliver.Target{ID: id, Birth: birth, Withdrawal: s.withdrawal(birth)}, deliver.Withdrawn
 	case !s.End.IsZero() && !time.Now().Before(s.End):
 		return r.target(s), deliver.Withdrawn
-	case s.Status != fhir.StatusActive || s.problem != "" || !r.channelOn(s.Channel.Type) || r.isPaused(s):
+	case s.Status != fhir.StatusActive || s.problem != "" || !r.channelOn(s.Channel.Type) || !r.channelKnown(s) || r.isPaused(s) || s.form() == nil:
 		return r.target(s), deliver.Held
 	}
 	return r.target(s), deliver.Sendable
 }
 
 func (r *registry) target(s *subscription) deliver.Target {
+	form := s.form()
+	if form == nil {
+		form = &s.Subscription
+	}
 	style, order := deliver.Style(s.Style), deliver.Order(s.Order)
 	if style == "" {
 		style = deliver.Style(r.delivery.RestHook.Style)
@@ -501,15 +546,16 @@ func (r *registry) target(s *subscription) deliver.Target {
 	if order == "" {
 		order = deliver.Order(r.delivery.Order)
 	}
-	return deliver.Target{
+	t := deliver.Target{
 		ID:          s.id,
 		Birth:       s.birth,
 		ChannelType: s.Channel.Type,
 
-		Subscription: &s.Subscription,
+		Subscription: form,
 
 		Endpoint:    s.Channel.Endpoint,
-		Headers:     s.Channel.Headers,
+		Headers:     form.Channel.Headers,
+		Secrets:     r.signs(s, form),
 		Payload:     s.Channel.ContentType(),
 		Style:       style,
 		SendDelete:  s.Hears(fhir.Delete),
@@ -517,8 +563,10 @@ func (r *registry) target(s *subscription) deliver.Target {
 		OnExhausted: deliver.Exhaustion(r.delivery.OnExhausted),
 		Order:       order,
 		MaxInFlight: r.delivery.Concurrency,
-		Timeout:     r.delivery.RestHook.Timeout,
+		Timeout:     r.timeout(form.Channel),
 	}
+	r.toClass(s, &t)
+	return t
 }
 
 // policy is the retry policy: the configured one, with the attempts that the Subscription
@@ -543,6 +591,9 @@ func (r *registry) policy(s *subscription) deliver.Policy {
 // host is scheme and host of the endpoint: all that an operator is shown of it, since the
 // rest may hold a secret.
 func (s *subscription) host() string {
+	if _, _, ok := fhir.SplitMessageEndpoint(s.Channel.Endpoint); ok {
+		return s.Channel.Endpoint // a name or a subject
+	}
 	u, err := url.Parse(s.Channel.Endpoint)
 	if err != nil || u.Host == "" {
 		return ""

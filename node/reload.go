@@ -39,7 +39,7 @@ func (n *Node) inForce() config.Config { return *n.reload.force.Load() }
 
 // reloaded are the keys that take effect without a restart.
 func reloaded(key string) bool {
-	return key == "observability.log.level" || strings.HasPrefix(key, "delivery.egress.") ||
+	return key == "observability.log.level" || strings.HasPrefix(key, "delivery.egress.") || key == "delivery.endpoints" || strings.HasPrefix(key, "security.secrets_key") ||
 		slices.Contains([]string{"security.tls.cert", "security.tls.key", "security.nats.tls.cert", "security.nats.tls.key", "cluster.tls.cert", "cluster.tls.key"}, key)
 }
 
@@ -76,7 +76,11 @@ func (n *Node) Reload(ctx context.Context) (r api.Reloaded, err error) {
 
 // apply makes everything ready first, so that what fails changes nothing.
 func (n *Node) apply(old, next config.Config, r *api.Reloaded) error {
-	rules, err := egress(next)
+	rules, err := settings(next)
+	if err != nil {
+		return err
+	}
+	ring, err := n.vault.nextRing(next, n.data.path)
 	if err != nil {
 		return err
 	}
@@ -101,9 +105,13 @@ func (n *Node) apply(old, next config.Config, r *api.Reloaded) error {
 	if err != nil {
 		return err
 	}
-	if err := n.resthook.SetEgress(rules); err != nil {
+	if err := n.resthook.Apply(rules); err != nil {
 		return err
 	}
+	n.subs.rules.Store(&next.Delivery)
+	n.endpoints.SetLimits(limitsOf(next.Delivery))
+	n.vault.ring.Store(ring)
+	n.vault.more()
 	if certificate != nil {
 		if before := n.reload.cert.Swap(certificate); !slices.EqualFunc(before.Certificate, certificate.Certificate, bytes.Equal) {
 			changed = append(changed, "security.tls")
@@ -117,6 +125,8 @@ func (n *Node) apply(old, next config.Config, r *api.Reloaded) error {
 	}
 	r.Restart = restart
 	force.Observability.Log.Level, force.Delivery.Egress = next.Observability.Log.Level, next.Delivery.Egress
+	force.Delivery.Endpoints = next.Delivery.Endpoints
+	force.Security.SecretsKey, force.Security.SecretsKeyFile = next.Security.SecretsKey, next.Security.SecretsKeyFile
 	keepTLS(&force.Security.NATS.TLS.Cert, &force.Security.NATS.TLS.Key, files.Client)
 	keepTLS(&force.Cluster.TLS.Cert, &force.Cluster.TLS.Key, files.Route)
 	n.reload.force.Store(&force)

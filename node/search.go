@@ -35,7 +35,9 @@ type searcher struct {
 	store    *store.Store
 	versions *versions
 	ring     *ring
+	vault    *vault           // of the secrets that are found
 	others   match.Repository // what criteria are told of other resources
+	audits   *audits          // of attempts, which are found besides the stored ones
 	budget   time.Duration    // of one search; 0 means searchBudget
 	// scans has room for the searches that may look at every resource of a type at a time: each
 	// keeps a processor busy, and deliveries come first. Nil is no bound.

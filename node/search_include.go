@@ -240,7 +240,7 @@ func (in *inclusion) add(ctx context.Context, key fhir.Key, fits func(record.Eve
 		in.cut = fmt.Sprintf("a page includes at most %d resources and %d MiB", maxIncluded, maxPageBytes>>20)
 		return nil
 	}
-	body, err := shown(e)
+	body, err := in.s.vault.shown(ctx, e)
 	if err != nil {
 		return err
 	}

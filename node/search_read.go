@@ -297,7 +297,7 @@ func (s *searcher) render(ctx context.Context, hits []hit) ([]api.Resource, erro
 		if size += len(e.Body); size > maxPageBytes && len(out) > 0 {
 			break
 		}
-		body, err := shown(e)
+		body, err := s.vault.shown(ctx, e)
 		if err != nil {
 			return nil, err
 		}

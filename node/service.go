@@ -21,6 +21,7 @@ type service struct {
 
 	// serving is held by requests that are answered, so that a stop can wait for them.
 	serving sync.RWMutex
+	begun   chan error // gets what became of the beginning
 }
 
 const (
@@ -32,26 +33,19 @@ const (
 // serviceVersion is what the library takes of a version; the rest is metadata.
 var serviceVersion = regexp.MustCompile(`(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)`)
 
+// startService returns when operators are heard: whoever waits for a node to be ready may ask at once.
 func (n *Node) startService(context.Context) error {
-	n.parts.run("service", (&service{node: n}).run)
-	return nil
+	s := &service{node: n, begun: make(chan error, 1)}
+	n.parts.run("service", s.run)
+	return <-s.begun
 }
 
 // run answers operators until ctx ends.
 func (s *service) run(ctx context.Context) error {
-	version := serviceVersion.FindString(s.node.version)
-	if version == "" {
-		version = "0.0.0"
-	}
-	added, err := micro.AddService(s.node.server.Service(), micro.Config{
-		Name: serviceName, Version: version, Description: "FHIR Subscriptions",
-		Metadata: map[string]string{"node": s.node.name, "cluster": s.node.cluster, "release": s.node.version},
-	})
-	if err == nil {
-		err = added.AddEndpoint("status", micro.ContextHandler(ctx, s.status), micro.WithEndpointSubject(serviceStatus))
-	}
+	added, err := s.begin(ctx)
+	s.begun <- err
 	if err != nil {
-		return fmt.Errorf("answer operators: %w", err)
+		return err
 	}
 	<-ctx.Done()
 	err = added.Stop()
@@ -61,6 +55,28 @@ func (s *service) run(ctx context.Context) error {
 		return nil
 	}
 	return err
+}
+
+func (s *service) begin(ctx context.Context) (micro.Service, error) {
+	version := serviceVersion.FindString(s.node.version)
+	if version == "" {
+		version = "0.0.0"
+	}
+	conn := s.node.server.Service()
+	added, err := micro.AddService(conn, micro.Config{
+		Name: serviceName, Version: version, Description: "FHIR Subscriptions",
+		Metadata: map[string]string{"node": s.node.name, "cluster": s.node.cluster, "release": s.node.version},
+	})
+	if err == nil {
+		err = added.AddEndpoint("status", micro.ContextHandler(ctx, s.status), micro.WithEndpointSubject(serviceStatus))
+	}
+	if err == nil {
+		err = conn.FlushTimeout(serviceTimeout) // the server knows of it
+	}
+	if err != nil {
+		return nil, fmt.Errorf("answer operators: %w", err)
+	}
+	return added, nil
 }
 
 // status answers one request. The library hands over one at a time, so a flood of them costs no

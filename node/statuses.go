@@ -9,6 +9,7 @@ import (
 	"github.com/carillon-fhir/carillon/match/fhir"
 	"github.com/carillon-fhir/carillon/match/fhir/json"
 	"github.com/carillon-fhir/carillon/match/fhir/record"
+	"github.com/carillon-fhir/carillon/node/api"
 	"github.com/carillon-fhir/carillon/stream"
 )
 
@@ -17,22 +18,37 @@ import (
 // again, deleted, or is not active any more: its owner was faster. The reason is kept in
 // Subscription.error.
 func (g *gate) setStatus(ctx context.Context, id fhir.ID, birth record.Sequence, status fhir.Status, reason string) error {
+	return g.switchStatus(ctx, id, birth, serverVersion{status: status, reason: reason, owner: func(s *subscription) string { return s.owner }}, func(s *subscription) bool {
+		return (s.Status == fhir.StatusActive || s.Status == fhir.StatusError) && s.Status != status
+	})
+}
+
+// serverVersion is what the server writes into a Subscription that it switches.
+type serverVersion struct {
+	status fhir.Status
+	reason string
+	owner  func(*subscription) string
+}
+
+// switchStatus writes the server's own version of a Subscription as long as it is to be switched, with the
+// AuditEvent that tells of it.
+func (g *gate) switchStatus(ctx context.Context, id fhir.ID, birth record.Sequence, v serverVersion, meant func(*subscription) bool) error {
 	key := fhir.Key{Type: "Subscription", ID: id}
 	for {
 		s := g.subs.get(id)
-		if s == nil || s.deleted || s.birth != birth || (s.Status != fhir.StatusActive && s.Status != fhir.StatusError) || s.Status == status {
+		if s == nil || s.deleted || s.birth != birth || !meant(s) {
 			return nil
 		}
 		e, err := g.versions.Event(ctx, s.version)
 		if err != nil {
-			return fmt.Errorf("set %s to %s: %w", key, status, err)
+			return fmt.Errorf("set %s to %s: %w", key, v.status, err)
 		}
-		body, err := json.SetString(e.Body, "status", string(status))
+		body, err := json.SetString(e.Body, "status", string(v.status))
 		if err == nil {
-			body, err = json.SetString(body, "error", reason)
+			body, err = json.SetString(body, "error", v.reason)
 		}
 		if err != nil {
-			return fmt.Errorf("set %s to %s: %w", key, status, err)
+			return fmt.Errorf("set %s to %s: %w", key, v.status, err)
 		}
 		res, _, err := g.store.Resource(key)
 		if err != nil {
@@ -44,20 +60,22 @@ func (g *gate) setStatus(ctx context.Context, id fhir.ID, birth record.Sequence,
 			}
 			continue
 		}
-		m := eventMessage(record.Event{Key: key, Owner: s.owner, Body: body})
+		m := eventMessage(record.Event{Key: key, Owner: v.owner(s), Body: body})
 		m.ExpectLast = stream.Expect(res.Last)
-		ack, err := g.events.Publish(ctx, m)
+		told := g.auditMessage(api.Audit{Agent: theServer, Action: "U", Operation: "update", Entities: []string{key.String()}, Outcome: auditSerious, Text: v.reason}, time.Now())
+		p := plan{messages: []stream.Msg{m, told}}
+		seq, _, err := g.publish(ctx, p)
 		if errors.Is(err, stream.ErrConflict) {
-			if err := g.catchUp(ctx, plan{messages: []stream.Msg{m}}); err != nil {
+			if err := g.catchUp(ctx, p); err != nil {
 				return err
 			}
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("set %s to %s: %w", key, status, err)
+			return fmt.Errorf("set %s to %s: %w", key, v.status, err)
 		}
-		g.log.Info("Subscription status changed", "subscription", id, "status", status, "reason", reason)
-		return g.ring.wait(ctx, ack.Sequence)
+		g.log.Info("Subscription status changed", "subscription", id, "status", v.status, "reason", v.reason)
+		return g.ring.wait(ctx, seq)
 	}
 }
 

@@ -108,3 +108,20 @@ func hashSecret(secret string) string {
 	sum := sha256.Sum256([]byte(secret))
 	return hex.EncodeToString(sum[:])
 }
+
+// nameOf is the name of a token; empty where there is none of this id.
+func (t *tokens) nameOf(id string) string {
+	all, _ := t.get()
+	for _, tok := range all {
+		if tok.ID == id {
+			return tok.Name
+		}
+	}
+	return ""
+}
+
+// has reports whether there is a token with this id.
+func (t *tokens) has(id string) bool {
+	all, _ := t.get()
+	return slices.ContainsFunc(all, func(tok storedToken) bool { return tok.ID == id })
+}

@@ -29,6 +29,7 @@ var (
 	_ deliver.DeadLetters = deadLetters{}
 	_ deliver.Targets     = (*registry)(nil)
 	_ deliver.Renderer    = renderer{}
+	_ deliver.Renderer    = formats{}
 
 	_ api.Backend = backend{}
 	_ api.Admin   = (*admin)(nil)
@@ -39,7 +40,11 @@ var (
 
 // makeLanes builds the lanes. They do not run yet.
 func (n *Node) makeLanes() error {
-	out := &outcomes{server: n.server, store: n.store, node: n.name, run: newRun(), alive: n.alive, last: map[string]record.Sequence{}}
+	run := newRun()
+	if err := n.startSharing(run); err != nil {
+		return err
+	}
+	out := &outcomes{server: n.server, store: n.store, node: n.name, run: run, alive: n.alive, last: map[string]record.Sequence{}}
 	n.owner = out.owner()
 	n.lanes = map[string]*deliver.Lane{}
 	var err error
@@ -54,16 +59,21 @@ func (n *Node) makeLanes() error {
 			Tokens:      laneTokens{n.server},
 			DeadLetters: deadLetters{n.server},
 			Targets:     n.subs,
-			Renderer:    renderer{n.versions},
+			Renderer:    n.renderer(),
 			Channels:    n.channels,
 			Log:         n.log,
-			Observer:    n.observe.delivering(),
+			Observer:    n.delivering(),
+			Endpoints:   n.endpoints,
 			Allowed:     func() bool { return n.members.Held() },
+			Halted:      n.halted,
 			OnGone: func(ctx context.Context, id fhir.ID, birth record.Sequence) error {
-				return n.gate.setStatus(ctx, id, birth, fhir.StatusOff, "the endpoint answered 410 Gone")
+				return n.stopped(ctx, id, birth, fhir.StatusOff, "the endpoint answered 410 Gone")
+			},
+			OnDisabled: func(ctx context.Context, id fhir.ID, birth record.Sequence) error {
+				return n.stopped(ctx, id, birth, fhir.StatusOff, "the receiver asked for it (webhook-delivery: disable)")
 			},
 			OnExhausted: func(ctx context.Context, id fhir.ID, birth record.Sequence) error {
-				return n.gate.setStatus(ctx, id, birth, fhir.StatusError, "the attempts to deliver a notification were spent")
+				return n.stopped(ctx, id, birth, fhir.StatusError, "the attempts to deliver a notification were spent")
 			},
 		})
 		if err != nil {
@@ -97,6 +107,7 @@ func (n *Node) startDelivery(ctx context.Context) error {
 	if err := n.server.DeclareLanes(ctx, n.places); err != nil {
 		return err
 	}
+	n.runSharing()
 	var tasks []task
 	for _, l := range stream.Lanes() {
 		tasks = append(tasks, task{kind: "lane", group: l.Class, name: l.Name, run: n.lanes[l.Name].Run})
@@ -138,11 +149,21 @@ func (n *Node) subscriptionChanged(s *subscription) {
 		l.Changed(s.id)
 	}
 	n.ends.set(s)
+	n.sockets.Changed(s.id)
+	n.authority.changed(s)
+}
+
+// tokensChanged takes over the API tokens, and looks at whose Subscriptions they leave.
+func (n *Node) tokensChanged(seq record.Sequence, data []byte) error {
+	err := n.tokens.apply(seq, data)
+	n.authority.look()
+	return err
 }
 
 func (n *Node) startTimers(context.Context) error {
 	n.parts.all("timers", []func(context.Context) error{
 		n.ends.run,
+		n.authority.run,
 		func(ctx context.Context) error {
 			return n.server.Due(ctx, func(t stream.Timer) error {
 				var end ending
