@@ -176,10 +176,13 @@ func (s *server) adminEvents(c *call) error {
 }
 
 func (s *server) adminDeadLetters(c *call) error {
-	p := c.params("subscription", "since", "until", "reason", "limit")
+	p := c.params("subscription", "since", "until", "reason", "kind", "limit")
 	f := DeadFilter{
 		Subscription: p.id("subscription"), Since: p.time("since"), Until: p.time("until"),
-		Reason: record.Code(p.text("reason")), Limit: p.limit(),
+		Reason: record.Code(p.text("reason")), Kind: record.DeadKind(p.text("kind")), Limit: p.limit(),
+	}
+	if !knownDeadKind(f.Kind) {
+		p.fail("kind is endpoint or pipeline")
 	}
 	if p.err != nil {
 		return p.err
@@ -206,18 +209,35 @@ func (s *server) readSelection(c *call) (DeadSelection, error) {
 	if err := s.readObject(c, &sel); err != nil {
 		return sel, err
 	}
-	narrowed := !sel.Since.IsZero() || !sel.Until.IsZero() || sel.Reason != ""
+	chosen := sel.Subscription != "" || !sel.Since.IsZero() || !sel.Until.IsZero() || sel.Reason != "" || sel.Kind != ""
 	switch {
-	case len(sel.IDs) > 0 == (sel.Subscription != ""):
-		return sel, badRequest("name the dead letters by ids, or by subscription")
-	case len(sel.IDs) > 0 && narrowed:
-		return sel, badRequest("since, until and reason go with subscription, not with ids")
+	case len(sel.IDs) > 0 == chosen:
+		return sel, badRequest("name the dead letters by ids, or choose them by at least one of subscription, since, until, reason and kind")
+	case len(sel.IDs) > maxSelected:
+		return sel, badRequest(fmt.Sprintf("at most %d dead letters can be named at a time, these are %d; subscription, since and until choose more", maxSelected, len(sel.IDs)))
+	case !knownDeadKind(sel.Kind):
+		return sel, badRequest("kind is endpoint or pipeline")
 	case sel.Subscription != "" && !sel.Subscription.Valid():
 		return sel, badRequest("subscription is not an id")
 	case sel.Rate < 0:
 		return sel, badRequest("rate is a number of replays a second, or 0 for no limit")
 	}
+	c.untold = sel.DryRun
+	if sel.Subscription != "" {
+		c.about("Subscription/" + string(sel.Subscription))
+	}
+	for _, id := range sel.IDs {
+		c.about("dead letter " + printable(id))
+	}
 	return sel, nil
+}
+
+// maxSelected bounds the dead letters that one order names.
+const maxSelected = 10_000
+
+// knownDeadKind reports whether there is such a kind; none is all.
+func knownDeadKind(k record.DeadKind) bool {
+	return k == "" || k == record.DeadEndpoint || k == record.DeadPipeline
 }
 
 func (s *server) adminReplay(c *call) error {
@@ -287,6 +307,7 @@ func (s *server) adminCreateToken(c *call) error {
 			return badRequest(fmt.Sprintf("there is no role %q; there are %s", printable(string(r)), joinRoles(Roles())))
 		}
 	}
+	c.about("token " + body.Name)
 	slices.Sort(body.Roles)
 	token, err := s.admin.CreateToken(c.r.Context(), body.Name, slices.Compact(body.Roles), c.token.ID)
 	if err != nil {
@@ -300,6 +321,7 @@ func (s *server) adminRevokeToken(c *call) error {
 	if err := c.params().err; err != nil {
 		return err
 	}
+	c.about("token " + printable(c.r.PathValue("id")))
 	if err := s.admin.RevokeToken(c.r.Context(), c.r.PathValue("id"), c.token.ID); err != nil {
 		return err
 	}
@@ -396,6 +418,7 @@ func (s *server) adminResend(c *call) error {
 		return badRequest("resource and version name two versions")
 	}
 	r.Key, r.Version = key, max(version, r.Version)
+	c.aboutResend(r)
 	done, err := s.admin.Resend(c.r.Context(), r, c.token.ID)
 	return one(c, done, err)
 }

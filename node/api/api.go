@@ -22,6 +22,13 @@ type Config struct {
 	Admin   Admin
 	Tokens  Tokens
 
+	// Sockets answers /websocket; without it there is none (404).
+	Sockets Sockets
+
+	// Origins are those of web pages, beside our own, whose scripts may use FHIR and websockets,
+	// as browsers write them; "*" is all of them, once there is a token.
+	Origins []string
+
 	// Metrics answers /metrics; without it there is none (404).
 	Metrics http.Handler
 
@@ -32,6 +39,15 @@ type Config struct {
 	// Refused is told, for metrics, of each write that is refused: a request, an entry of a
 	// batch, or a line of $ingest. Nil is not told.
 	Refused func(fhir.IssueType)
+
+	// Notes lists in what an accepted Subscription means something else here than on the server that it
+	// was written for, for $validate. Nil lists nothing.
+	Notes func(body []byte, from fhir.Origin) []fhir.Issue
+
+	// Audit is told of each order that changes something, done or refused, before its client is
+	// answered; it returns when that is durable. Writes of resources, where done, are told of by
+	// the Backend, with the write. Nil is not told.
+	Audit func(context.Context, Audit)
 
 	Log *slog.Logger // nil discards
 
@@ -48,6 +64,9 @@ type Config struct {
 
 	// InsecurePublic serves everybody everything while no token exists.
 	InsecurePublic bool
+
+	// PublicKeys is what /.well-known/jwks.json shows, a JWK Set (RFC 7517). Nil: an empty one.
+	PublicKeys func() any
 }
 
 // Limits bound what one request may bring, in bytes after decompression. A zero field means
@@ -80,6 +99,8 @@ type server struct {
 	metrics        http.Handler
 	ready          func(context.Context) ([]string, error)
 	refused        func(fhir.IssueType)
+	audit          func(context.Context, Audit)
+	notes          func([]byte, fhir.Origin) []fhir.Issue
 	log            *slog.Logger
 	limits         Limits
 	publicURL      string
@@ -88,7 +109,9 @@ type server struct {
 	fhirVersion    string // 4.0.1
 	types          map[string]bool
 	insecurePublic bool
-	origins        *http.CrossOriginProtection
+	sockets        Sockets
+	keys           func() any
+	origins        origins
 	mux            *http.ServeMux
 	capabilities   map[string]any
 	subsets        *subsetTable
@@ -104,14 +127,21 @@ type call struct {
 	base    string // absolute FHIR base, without a slash at its end
 	token   Token
 	login   bool   // token is who asks; without it no login was needed
-	mime    string // of a FHIR answer
+	mime    string // of the answer
+	version fhir.Version
 	pattern string
 	prefer  preference
 	brief   bool           // no answer to a write of this request shows the resource
+	sentXML bool           // the body is a resource as XML
+	chosen  bool           // mime is what the client asked for
 	body    rollingBody    // of the request
 	tree    *fhirjson.Tree // of the request's resource; given back when the request is answered
 	values  [7]string      // of headers of the answer
 	headers int            // how many of values are taken
+
+	answering func(status int) // called once, before the answer; nil where nobody wants to know
+	entities  []string         // what the request is about, for its AuditEvent
+	untold    bool             // the request changes nothing after all: a dry run
 }
 
 // New makes the Handler. It panics if the Config lacks a part or two routes contradict: both
@@ -121,17 +151,20 @@ func New(cfg Config) http.Handler {
 		panic("api: Backend, Admin and Tokens are needed")
 	}
 	s := &server{
-		backend: cfg.Backend, admin: cfg.Admin, tokens: cfg.Tokens, metrics: cfg.Metrics, ready: cfg.Ready, refused: cfg.Refused,
+		backend: cfg.Backend, admin: cfg.Admin, tokens: cfg.Tokens, metrics: cfg.Metrics, ready: cfg.Ready, refused: cfg.Refused, audit: cfg.Audit, notes: cfg.Notes,
 		log: cfg.Log, limits: cfg.Limits.withDefaults(), publicURL: strings.TrimRight(cfg.PublicURL, "/"),
 		version: cfg.Version, release: cfg.FHIR, fhirVersion: cfg.FHIRVersion,
-		types: map[string]bool{}, insecurePublic: cfg.InsecurePublic,
-		origins: http.NewCrossOriginProtection(), mux: http.NewServeMux(),
+		types: map[string]bool{}, insecurePublic: cfg.InsecurePublic, keys: cfg.PublicKeys,
+		sockets: cfg.Sockets, origins: newOrigins(cfg.Origins), mux: http.NewServeMux(),
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	if s.refused == nil {
 		s.refused = func(fhir.IssueType) {}
+	}
+	if s.keys == nil {
+		s.keys = func() any { return map[string]any{"keys": []any{}} }
 	}
 	if s.ready == nil {
 		s.ready = func(context.Context) ([]string, error) { return nil, nil }
@@ -168,9 +201,11 @@ const unroutedPattern = "/"
 
 // enter runs a route for whoever may.
 func (s *server) enter(c *call, rt route) error {
+	s.watch(c, rt.pattern)
 	if err := s.admit(c, rt.pattern); err != nil {
 		return err
 	}
+	c.noteViewer()
 	if err := c.negotiate(rt.face); err != nil {
 		return err
 	}
@@ -183,7 +218,7 @@ func (s *server) enter(c *call, rt route) error {
 // and one line in the log, whatever happens.
 func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
-	c := &call{r: r, mime: mimeFHIR}
+	c := &call{r: r, mime: mimeFHIR, version: fhir.Version(s.release)}
 	c.w = statusWriter{ResponseWriter: w, c: c}
 	c.id, c.given = requestID(r)
 	c.header("X-Request-Id", c.id)
@@ -200,6 +235,9 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			s.log.Debug("request", "id", c.id, "method", r.Method, "route", c.pattern, "status", c.w.status, "took", time.Since(start))
 		}
 	}()
+	if s.cors(c) {
+		return
+	}
 	if err := s.rebase(c); err != nil {
 		s.fail(c, err)
 		return
@@ -307,6 +345,9 @@ func (s *server) fail(c *call, err error) {
 	}
 	for _, k := range []string{"Etag", "Last-Modified", "Location"} {
 		delete(c.w.Header(), k)
+	}
+	if !c.chosen && strings.HasPrefix(c.r.URL.Path, "/fhir") {
+		_ = c.negotiate(faceFHIR) // what it does not understand is answered as JSON
 	}
 	c.send(j.status, c.mime, encode(j.outcome(c.id)))
 }

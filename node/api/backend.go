@@ -192,13 +192,20 @@ type Admin interface {
 	// Pause and Resume return the state that they lead to; doing it twice is no error.
 	Pause(ctx context.Context, id fhir.ID, by string) (SubscriptionStatus, error)
 	Resume(ctx context.Context, id fhir.ID, by string) (SubscriptionStatus, error)
+	// RotateSecret gives a Subscription another secret for its signatures; IssueConflict if it has none.
+	RotateSecret(ctx context.Context, id fhir.ID, o SecretRotation, by string) (RotatedSecret, error)
+	// RotateKeys has all secrets kept under the first master key; IssueConflict if there is none.
+	RotateKeys(ctx context.Context, by string) (RotatedKeys, error)
+	// Test sends one notification that is marked as a test, of a resource or, where none is named, of
+	// the newest that matches, and returns how it was answered. Nothing is counted.
+	Test(ctx context.Context, id fhir.ID, about fhir.Key, by string) (TestResult, error)
 	// Events returns a Subscription's matches by number, lowest first.
 	Events(ctx context.Context, id fhir.ID, f EventFilter) ([]SubscriptionEvent, error)
 
 	DeadLetters(ctx context.Context, f DeadFilter) ([]DeadLetter, error)
 	DeadLetter(ctx context.Context, id string) (DeadLetter, error) // with its Notification
-	// Replay makes dead letters pending again; Purge removes them from sight and from the log.
-	// With DryRun they only count.
+	// Replay orders dead letters to be made pending again; Purge orders them to be removed from
+	// sight and from the log. Each is a job. With DryRun they only count.
 	Replay(ctx context.Context, s DeadSelection, by string) (Done, error)
 	Purge(ctx context.Context, s DeadSelection, by string) (Done, error)
 
@@ -216,8 +223,10 @@ type Admin interface {
 	// admin stays (IssueConflict): nobody could make another.
 	RevokeToken(ctx context.Context, idOrName string, by string) error
 
+	Jobs
 	Consumers
 	ClusterAdmin
+	DeliveryAdmin
 
 	Status(ctx context.Context) (Status, error)
 	// Config is the effective configuration with secrets masked, as JSON.
@@ -244,12 +253,16 @@ type SubscriptionStatus struct {
 	End                  time.Time        `json:"end,omitzero"`
 	Events               fhir.EventNumber `json:"events"` // newest event number
 	Pending              int              `json:"pending"`
+	Sockets              *int             `json:"sockets,omitempty"` // bound on all nodes; nil where the channel has none
 	OldestPending        time.Time        `json:"oldestPending,omitzero"`
 	OldestPendingSeconds float64          `json:"oldestPendingSeconds,omitempty"`
 	Dead                 int              `json:"dead"`
 	LastSuccess          time.Time        `json:"lastSuccess,omitzero"`
 	LastError            *LastError       `json:"lastError,omitempty"`
 	Reason               string           `json:"reason,omitempty"` // why it is in error or off
+	// Sending is why nothing is sent at this moment although it is active: stopped (all sending),
+	// paused, or breaker open. Empty where nothing is in the way.
+	Sending string `json:"sending,omitempty"`
 }
 
 // LastError is the newest failed attempt of a Subscription, if none succeeded since.
@@ -285,6 +298,7 @@ type DeadFilter struct {
 	Subscription fhir.ID
 	Since, Until time.Time
 	Reason       record.Code
+	Kind         record.DeadKind
 	Limit        int
 }
 
@@ -301,26 +315,28 @@ type DeadLetter struct {
 	LastFailure  time.Time        `json:"lastFailure,omitzero"`
 	Endpoint     string           `json:"endpoint,omitempty"` // scheme and host only
 	State        string           `json:"state"`              // dead, replayed, accepted, purged
+	Kind         record.DeadKind  `json:"kind"`               // whose doing it is
 	ContentType  string           `json:"contentType,omitempty"`
 	Notification []byte           `json:"notification,omitempty"` // base64 in JSON; only when one letter is asked for
 }
 
-// DeadSelection names dead letters: by id, or by Subscription and the rest. One of IDs and
-// Subscription is set. Rate is replays a second, 0 for no limit.
+// DeadSelection names dead letters: by id, or by the rest, of which something is set. Rate is
+// letters a second, 0 for no limit.
 type DeadSelection struct {
-	IDs          []string    `json:"ids,omitempty"`
-	Subscription fhir.ID     `json:"subscription,omitempty"`
-	Since        time.Time   `json:"since,omitzero"`
-	Until        time.Time   `json:"until,omitzero"`
-	Reason       record.Code `json:"reason,omitempty"`
-	DryRun       bool        `json:"dryRun,omitempty"`
-	Rate         int         `json:"rate,omitempty"`
+	IDs          []string        `json:"ids,omitempty"`
+	Subscription fhir.ID         `json:"subscription,omitempty"`
+	Since        time.Time       `json:"since,omitzero"`
+	Until        time.Time       `json:"until,omitzero"`
+	Reason       record.Code     `json:"reason,omitempty"`
+	Kind         record.DeadKind `json:"kind,omitempty"`
+	DryRun       bool            `json:"dryRun,omitempty"`
+	Rate         int             `json:"rate,omitempty"`
 }
 
 // Done tells how many things an order concerned.
 type Done struct {
 	Count  int    `json:"count"`
-	Job    string `json:"job,omitempty"` // id of the record that holds the order
+	Job    string `json:"job,omitempty"` // id of the job, or of the record where it is done already
 	DryRun bool   `json:"dryRun,omitempty"`
 }
 
@@ -378,13 +394,15 @@ type Status struct {
 	Started       time.Time        `json:"started"`
 	Ready         bool             `json:"ready"`
 	Warnings      []string         `json:"warnings"`
+	Sending       Sending          `json:"sending"`
 	Logs          []LogStatus      `json:"logs"`
 	Partitions    []PartitionState `json:"partitions"`
 	Subscriptions map[string]int   `json:"subscriptions"` // by status
 	Pending       int              `json:"pending"`
 	Dead          int              `json:"dead"`
-	SetAside      uint64           `json:"setAside"` // records that could not be read or evaluated
-	DiskFree      uint64           `json:"diskFree"` // bytes
+	DeadPipeline  int              `json:"deadPipeline"` // of Dead: not an endpoint's doing but ours
+	SetAside      uint64           `json:"setAside"`     // records that could not be read or evaluated
+	DiskFree      uint64           `json:"diskFree"`     // bytes
 	DiskTotal     uint64           `json:"diskTotal"`
 	StoreBytes    int64            `json:"storeBytes"`
 }

@@ -138,10 +138,7 @@ func (s *server) bundle(c *call) error {
 	if err := c.onlyQuery(); err != nil {
 		return err
 	}
-	if err := c.bodyIs(resourceTypes); err != nil {
-		return err
-	}
-	body, err := c.readBody(s.limits.Bundle)
+	body, err := s.readFHIR(c, s.limits.Bundle)
 	if err != nil {
 		return err
 	}
@@ -365,7 +362,7 @@ func (s *server) batch(c *call, t *fhirjson.Tree, list fhirjson.Node) error {
 	}
 	p.wait()
 	b := bundle{typ: "batch-response", entries: answers}
-	c.send(http.StatusOK, c.mime, b.encode())
+	c.sendBundle(&b)
 	return nil
 }
 
@@ -552,7 +549,7 @@ func (s *server) transaction(c *call, t *fhirjson.Tree, list fhirjson.Node) erro
 	}
 	tx.lookups(ctx)
 	b := bundle{typ: "transaction-response", entries: tx.answers}
-	c.send(http.StatusOK, c.mime, b.encode())
+	c.sendBundle(&b)
 	return nil
 }
 

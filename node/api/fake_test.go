@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -27,6 +28,7 @@ type fake struct {
 	mu       sync.Mutex
 	seq      record.Sequence
 	versions map[fhir.Key][]Resource
+	sending  Sending
 	hash     map[fhir.Key][16]byte
 	owner    map[fhir.Key]string
 	ids      map[string]Written
@@ -39,6 +41,7 @@ type fake struct {
 	validate   error
 	warnings   []fhir.Issue
 	resent     []Resend
+	triggered  []Trigger
 	selected   []DeadSelection
 	filters    []any
 	tokens     *fakeTokens
@@ -355,11 +358,46 @@ func (f *fake) Subscription(_ context.Context, id fhir.ID) (SubscriptionStatus, 
 	}
 	return SubscriptionStatus{ID: id, Status: "active"}, nil
 }
+func (f *fake) Delivery(context.Context) (Delivery, error) {
+	return Delivery{Sending: f.sending}, nil
+}
+
+func (f *fake) StopDelivery(_ context.Context, reason, by string) (Delivery, error) {
+	f.sending = Sending{Stopped: true, Reason: reason, By: by}
+	return Delivery{Sending: f.sending}, nil
+}
+
+func (f *fake) StartDelivery(_ context.Context, by string) (Delivery, error) {
+	f.sending = Sending{By: by}
+	return Delivery{Sending: f.sending}, nil
+}
+
+func (f *fake) ResetBreaker(_ context.Context, endpoint, by string) (Delivery, error) {
+	if endpoint == "https://unknown:443" {
+		return Delivery{}, fhir.Refuse(fhir.IssueNotFound, "", "no breaker is open for it")
+	}
+	return Delivery{}, nil
+}
+
 func (f *fake) Pause(_ context.Context, id fhir.ID, by string) (SubscriptionStatus, error) {
 	return SubscriptionStatus{ID: id, Paused: true}, nil
 }
+func (f *fake) RotateSecret(_ context.Context, id fhir.ID, o SecretRotation, by string) (RotatedSecret, error) {
+	if _, err := f.Subscription(context.Background(), id); err != nil {
+		return RotatedSecret{}, err
+	}
+	return RotatedSecret{Subscription: id, Secret: cmp.Or(o.Secret, "whsec_made"), Until: time.Unix(0, 0).UTC().Add(o.Overlap)}, nil
+}
+
+func (f *fake) RotateKeys(context.Context, string) (RotatedKeys, error) {
+	return RotatedKeys{Master: "01234567", Rewrapped: 2, Sealed: 1}, nil
+}
+
 func (f *fake) Resume(_ context.Context, id fhir.ID, by string) (SubscriptionStatus, error) {
 	return SubscriptionStatus{ID: id}, nil
+}
+func (f *fake) Test(_ context.Context, id fhir.ID, about fhir.Key, by string) (TestResult, error) {
+	return TestResult{Subscription: id, Resource: about.String(), Outcome: record.Accepted}, nil
 }
 func (f *fake) Events(_ context.Context, id fhir.ID, fl EventFilter) ([]SubscriptionEvent, error) {
 	f.filters = append(f.filters, fl)
@@ -379,6 +417,26 @@ func (f *fake) Replay(_ context.Context, s DeadSelection, by string) (Done, erro
 func (f *fake) Purge(_ context.Context, s DeadSelection, by string) (Done, error) {
 	f.selected = append(f.selected, s)
 	return Done{Count: 1}, nil
+}
+func (f *fake) Jobs(_ context.Context, fl JobFilter) ([]Job, error) {
+	f.filters = append(f.filters, fl)
+	return []Job{{ID: "j1", Kind: record.JobReplay, State: record.JobRunning}}, nil
+}
+func (f *fake) Job(_ context.Context, id string) (Job, error) {
+	if id == "unknown" {
+		return Job{}, fhir.Refuse(fhir.IssueNotFound, "", "there is no job unknown")
+	}
+	return Job{ID: id, Kind: record.JobReplay, State: record.JobDone}, nil
+}
+func (f *fake) CancelJob(_ context.Context, id, by string) (Job, error) {
+	return Job{ID: id, Kind: record.JobReplay, State: record.JobCancelled}, nil
+}
+func (f *fake) Trigger(_ context.Context, t Trigger, by string) (Job, error) {
+	if t.Subscription == "unknown" {
+		return Job{}, fhir.Refuse(fhir.IssueNotFound, "", "there is no Subscription unknown")
+	}
+	f.triggered = append(f.triggered, t)
+	return Job{ID: "j3", Kind: record.JobTrigger, State: record.JobQueued}, nil
 }
 func (f *fake) Attempts(_ context.Context, fl AttemptFilter) ([]Attempt, error) {
 	f.filters = append(f.filters, fl)

@@ -16,6 +16,9 @@ func (s *server) metadata(c *call) error {
 		return badRequest("mode is full; normative and terminology are not supported")
 	}
 	st := s.withSearch(maps.Clone(s.capabilities))
+	if s.sockets != nil {
+		s.withWebsocket(st, c.r)
+	}
 	st["implementation"] = map[string]any{"description": "Carillon, FHIR Subscription delivery", "url": c.base}
 	return c.sendJSON(http.StatusOK, st)
 }
@@ -49,6 +52,7 @@ func (s *server) capabilityStatement(started time.Time) map[string]any {
 		if typ == "Subscription" {
 			r["operation"] = []object{
 				operation("resend", ours+"resend"),
+				operation("trigger-subscription", ours+"trigger-subscription"),
 				operation("explain", ours+"explain"),
 				operation("validate", "http://hl7.org/fhir/OperationDefinition/Resource-validate"),
 			}
@@ -75,7 +79,7 @@ func (s *server) capabilityStatement(started time.Time) map[string]any {
 		"kind":         "instance",
 		"software":     software,
 		"fhirVersion":  s.fhirVersion,
-		"format":       []string{mimeFHIR, mimeJSON},
+		"format":       []string{mimeFHIR, mimeJSON, mimeFHIRXML, mimeXML},
 		"patchFormat":  []string{mimeJSONPatch},
 		"rest":         []object{rest},
 	}

@@ -12,7 +12,7 @@ import (
 )
 
 // informational is the issue type of what is no error (http://hl7.org/fhir/issue-type).
-const informational fhir.IssueType = "informational"
+const informational = fhir.IssueInformational
 
 // statusOf is the one table from issue type to HTTP status (FHIR R4 3.1.0: 400 for what cannot
 // be parsed, 422 for what can and is refused). A conflict is 412 where the client gave a
@@ -140,8 +140,14 @@ type extension struct {
 type outcomeIssue struct {
 	Severity    string         `json:"severity"`
 	Code        fhir.IssueType `json:"code"`
+	Details     *issueDetails  `json:"details,omitempty"`
 	Diagnostics string         `json:"diagnostics,omitempty"`
 	Expression  []string       `json:"expression,omitempty"`
+}
+
+// issueDetails is the CodeableConcept of an issue, as far as we fill it.
+type issueDetails struct {
+	Text string `json:"text"`
 }
 
 // requestIDExtension carries a request's id in an OperationOutcome where it is not of the form

@@ -62,25 +62,33 @@ var policy = map[string]right{
 	"GET /readyz":  anyone,
 	"GET /metrics": scraper,
 
+	"GET /.well-known/jwks.json": anyone,
+
 	"GET /fhir/metadata": visitor,
+
+	"GET /websocket": read,
 
 	"POST /fhir":         member,
 	"POST /fhir/$feed":   member,
 	"POST /fhir/$ingest": member,
 
-	"GET /fhir/{Type}":                      read,
-	"POST /fhir/{Type}/_search":             read,
-	"POST /fhir/{Type}":                     write,
-	"PUT /fhir/{Type}":                      write,
-	"PATCH /fhir/{Type}":                    write,
-	"DELETE /fhir/{Type}":                   write,
-	"GET /fhir/{Type}/{id}":                 read,
-	"PUT /fhir/{Type}/{id}":                 write,
-	"PATCH /fhir/{Type}/{id}":               write,
-	"DELETE /fhir/{Type}/{id}":              write,
-	"GET /fhir/{Type}/{id}/_history":        read,
-	"GET /fhir/{Type}/{id}/_history/{vid}":  read,
-	"POST /fhir/{Type}/{id}/$resend":        manage,
+	"GET /fhir/{Type}":                     read,
+	"POST /fhir/{Type}/_search":            read,
+	"POST /fhir/{Type}":                    write,
+	"PUT /fhir/{Type}":                     write,
+	"PATCH /fhir/{Type}":                   write,
+	"DELETE /fhir/{Type}":                  write,
+	"GET /fhir/{Type}/{id}":                read,
+	"PUT /fhir/{Type}/{id}":                write,
+	"PATCH /fhir/{Type}/{id}":              write,
+	"DELETE /fhir/{Type}/{id}":             write,
+	"GET /fhir/{Type}/{id}/_history":       read,
+	"GET /fhir/{Type}/{id}/_history/{vid}": read,
+	"POST /fhir/{Type}/{id}/$resend":       manage,
+	// Who steers deliveries may send again what endpoints are to have anyway: criteria still decide.
+	"POST /fhir/Subscription/$trigger-subscription":      operate,
+	"POST /fhir/Subscription/{id}/$trigger-subscription": operate,
+
 	"GET /fhir/Subscription/{id}/$explain":  read,
 	"POST /fhir/Subscription/{id}/$explain": read,
 	"POST /fhir/Subscription/$explain":      read,
@@ -90,11 +98,18 @@ var policy = map[string]right{
 	"GET /admin/api/v1/subscriptions/{id}":           operate,
 	"POST /admin/api/v1/subscriptions/{id}/pause":    operate,
 	"POST /admin/api/v1/subscriptions/{id}/resume":   operate,
+	"POST /admin/api/v1/subscriptions/{id}/secret":   manage,
+	"POST /admin/api/v1/keys/rotate":                 manage,
+	"POST /admin/api/v1/subscriptions/{id}/test":     manage,
 	"GET /admin/api/v1/subscriptions/{id}/events":    operate,
 	"GET /admin/api/v1/dlq":                          operate,
 	"GET /admin/api/v1/dlq/{id}":                     operate,
 	"POST /admin/api/v1/dlq/replay":                  operate,
 	"POST /admin/api/v1/dlq/purge":                   manage,
+	"GET /admin/api/v1/jobs":                         operate,
+	"GET /admin/api/v1/jobs/{id}":                    operate,
+	"POST /admin/api/v1/jobs/{id}/cancel":            operate,
+	"POST /admin/api/v1/trigger":                     operate,
 	"GET /admin/api/v1/attempts":                     operate,
 	"GET /admin/api/v1/tokens":                       manage,
 	"POST /admin/api/v1/tokens":                      manage,
@@ -108,6 +123,10 @@ var policy = map[string]right{
 	"GET /admin/api/v1/cluster":                      operate,
 	"POST /admin/api/v1/cluster/drain":               manage,
 	"POST /admin/api/v1/cluster/verify":              operate,
+	"GET /admin/api/v1/delivery":                     operate,
+	"POST /admin/api/v1/delivery/stop":               operate,
+	"POST /admin/api/v1/delivery/start":              operate,
+	"POST /admin/api/v1/delivery/reset":              operate,
 	"POST /admin/api/v1/explain":                     read,
 	"POST /admin/api/v1/resend":                      manage,
 }
@@ -171,7 +190,7 @@ func (s *server) admitWithoutLogin(c *call, r right) error {
 		return fhir.Refuse(fhir.IssueForbidden, "",
 			"no API token exists, so only requests of this machine to a loopback address are served; create one with: carillon token create")
 	}
-	if err := s.origins.Check(c.r); err != nil {
+	if err := s.origins.check(c.r); err != nil {
 		return fhir.Refuse(fhir.IssueForbidden, "", "requests from web pages of another origin are refused while no API token exists")
 	}
 	return nil
@@ -205,6 +224,13 @@ func loopbackHost(host string) bool {
 // login reads the Authorization header (RFC 6750: a bearer token).
 func (s *server) login(r *http.Request) (Token, error) {
 	scheme, secret, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if scheme == "" && opensWebsocket(r) {
+		var err error
+		if secret, err = socketSecret(r); err != nil {
+			return Token{}, err
+		}
+		scheme = "Bearer"
+	}
 	if !strings.EqualFold(scheme, "Bearer") || secret == "" {
 		return Token{}, fhir.Refuse(fhir.IssueSecurity, "", "login missing: send the API token as header Authorization: Bearer TOKEN")
 	}

@@ -11,7 +11,7 @@ import (
 )
 
 func TestEveryRouteHasAPolicy(t *testing.T) {
-	s := New(Config{Backend: newFake(), Admin: newFake(), Tokens: &fakeTokens{}, Metrics: http.NotFoundHandler()}).(*server)
+	s := New(Config{Backend: newFake(), Admin: newFake(), Tokens: &fakeTokens{}, Metrics: http.NotFoundHandler(), Sockets: noSockets{}}).(*server)
 	routed := map[string]bool{}
 	for _, rt := range s.routes() {
 		routed[rt.pattern] = true
@@ -73,6 +73,12 @@ func TestPolicyRouteByRole(t *testing.T) {
 		{"GET", "/admin/api/v1/dlq/s.1", "", []Role{Operator, Administer}},
 		{"POST", "/admin/api/v1/dlq/replay", `{"ids":["s.1"]}`, []Role{Operator, Administer}},
 		{"POST", "/admin/api/v1/dlq/purge", `{"ids":["s.1"]}`, []Role{Administer}},
+		{"POST", "/fhir/Subscription/$trigger-subscription", triggerPatient, []Role{Operator, Administer}},
+		{"POST", "/fhir/Subscription/s/$trigger-subscription", triggerPatient, []Role{Operator, Administer}},
+		{"POST", "/admin/api/v1/trigger", `{"resources":["Patient/p1"]}`, []Role{Operator, Administer}},
+		{"GET", "/admin/api/v1/jobs", "", []Role{Operator, Administer}},
+		{"GET", "/admin/api/v1/jobs/j1", "", []Role{Operator, Administer}},
+		{"POST", "/admin/api/v1/jobs/j1/cancel", "", []Role{Operator, Administer}},
 		{"GET", "/admin/api/v1/attempts", "", []Role{Operator, Administer}},
 		{"GET", "/admin/api/v1/tokens", "", []Role{Administer}},
 		{"POST", "/admin/api/v1/tokens", `{"name":"n","roles":["reader"]}`, []Role{Administer}},

@@ -31,7 +31,7 @@ const (
 )
 
 var (
-	resourceTypes = []string{mimeFHIR, mimeJSON, "application/json+fhir", "text/json"}
+	resourceTypes = append([]string{mimeFHIR, mimeJSON, "application/json+fhir", "text/json"}, xmlTypes...)
 	objectTypes   = []string{mimeJSON, mimeFHIR, "text/json"}
 	patchTypes    = []string{mimeJSONPatch}
 	linesTypes    = []string{"application/fhir+ndjson", "application/x-ndjson", "application/ndjson", "application/jsonl"}
@@ -44,8 +44,10 @@ func (c *call) bodyIs(accepted []string) error {
 	if ct == "" {
 		return nil
 	}
-	if slices.Contains(accepted, ct) {
-		return nil // as it is usually written
+	if ct == mimeFHIR || ct == mimeJSON {
+		if slices.Contains(accepted, ct) {
+			return nil // as it is usually written
+		}
 	}
 	name, params, err := mime.ParseMediaType(ct)
 	if err != nil || !slices.Contains(accepted, name) {
@@ -53,11 +55,15 @@ func (c *call) bodyIs(accepted []string) error {
 		if len(accepted) > 1 && accepted[1] == mimeJSON {
 			what += " or " + mimeJSON
 		}
+		if slices.Contains(accepted, mimeFHIRXML) {
+			what += ", or " + mimeFHIRXML
+		}
 		return unsupportedMedia(fmt.Sprintf("Content-Type %s is not supported here, send %s", printable(ct), what))
 	}
 	if cs := params["charset"]; cs != "" && !strings.EqualFold(cs, "utf-8") && !strings.EqualFold(cs, "us-ascii") {
 		return unsupportedMedia("charset " + printable(cs) + " is not supported, send UTF-8")
 	}
+	c.sentXML = slices.Contains(xmlTypes, name)
 	return nil
 }
 
@@ -315,10 +321,7 @@ func (r resource) feedMeta() error {
 // readResource reads the body of a request whose address names a type. It is called once a
 // request; the tree is void when that is answered.
 func (s *server) readResource(c *call, typ string) (resource, error) {
-	if err := c.bodyIs(resourceTypes); err != nil {
-		return resource{}, err
-	}
-	body, err := c.readBody(s.limits.Resource)
+	body, err := s.readFHIR(c, s.limits.Resource)
 	if err != nil {
 		return resource{}, err
 	}
@@ -580,6 +583,8 @@ func decodeObject(body []byte, v any) error {
 	if err := d.Decode(v); err != nil {
 		var typeErr *json.UnmarshalTypeError
 		switch {
+		case errors.As(err, &typeErr) && typeErr.Field == "":
+			return badRequest("the body must be a JSON object")
 		case errors.As(err, &typeErr):
 			return badRequest(fmt.Sprintf("member %q must be %s", printable(typeErr.Field), typeErr.Type))
 		case strings.Contains(err.Error(), "unknown field"):

@@ -22,6 +22,9 @@ func (s *server) write(ctx context.Context, c *call, w Write) (Written, error) {
 	if err := c.permitWrite(w.Key.Type); err != nil {
 		return Written{}, err
 	}
+	if err := unwritable(w.Key); err != nil {
+		return Written{}, err
+	}
 	if !c.mustOwn(w.Key.Type) {
 		return s.backend.Write(ctx, w)
 	}
@@ -309,7 +312,7 @@ func (s *server) history(c *call) error {
 	if err != nil {
 		return err
 	}
-	c.send(http.StatusOK, c.mime, b.encode())
+	c.sendBundle(b)
 	return nil
 }
 
@@ -333,15 +336,15 @@ func (s *server) historyBundle(ctx context.Context, c *call, key fhir.Key, q url
 		return nil, err
 	}
 	here := fmt.Sprintf("%s/%s/_history", c.base, key)
-	b := &bundle{typ: "history", self: here + "?" + url.Values{"_count": {strconv.Itoa(count)}}.Encode()}
+	self := url.Values{"_count": {strconv.Itoa(count)}}
+	keepFormat(self, q)
+	b := &bundle{typ: "history", self: here + "?" + self.Encode()}
 	for _, r := range versions {
 		b.entries = append(b.entries, c.historyEntry(r))
 	}
 	if more && len(versions) > 0 {
-		b.next = here + "?" + url.Values{
-			"_count":  {strconv.Itoa(count)},
-			"_before": {strconv.FormatUint(uint64(versions[len(versions)-1].Version), 10)},
-		}.Encode()
+		self.Set("_before", strconv.FormatUint(uint64(versions[len(versions)-1].Version), 10))
+		b.next = here + "?" + self.Encode()
 	}
 	return b, nil
 }
@@ -369,16 +372,13 @@ func (c *call) historyEntry(r Resource) bundleEntry {
 // feedEvent is POST /fhir/$feed: a change as Medplum's webhook sends it. The resource is the
 // body; a delete has an empty object and its key in a header.
 func (s *server) feedEvent(c *call) error {
-	if err := c.bodyIs(resourceTypes); err != nil {
-		return err
-	}
 	asked := fhir.Interaction(c.r.Header.Get("X-Medplum-Interaction"))
 	switch asked {
 	case "", fhir.Create, fhir.Update, fhir.Delete:
 	default:
 		return badRequest("X-Medplum-Interaction is create, update or delete")
 	}
-	body, err := c.readBody(s.limits.Resource)
+	body, err := s.readFHIR(c, s.limits.Resource)
 	if err != nil {
 		return err
 	}
@@ -436,9 +436,6 @@ func (s *server) readOptional(c *call) ([]byte, error) {
 	if c.r.Body == nil || c.r.Body == http.NoBody {
 		return nil, nil
 	}
-	if err := c.bodyIs(resourceTypes); err != nil {
-		return nil, err
-	}
-	body, err := c.readBody(s.limits.Resource)
+	body, err := s.readFHIR(c, s.limits.Resource)
 	return bytes.TrimSpace(body), err
 }

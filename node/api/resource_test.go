@@ -239,14 +239,20 @@ func TestMalformedRequestsAreNamed(t *testing.T) {
 		{"no such method", "PUT", "/fhir/Patient", patient, nil, 405, "not-supported", "POST"},
 		{"TRACE", "TRACE", "/fhir/Patient/p1", "", nil, 405, "not-supported", "GET"},
 		{"base is no resource", "GET", "/fhir", "", nil, 405, "not-supported", "POST"},
-		{"XML body", "PUT", "/fhir/Patient/p1", "<Patient/>", []string{"Content-Type: application/fhir+xml"}, 415, "not-supported", "application/fhir+json"},
+		{"a body of another type", "PUT", "/fhir/Patient/p1", "<Patient/>", []string{"Content-Type: text/html"}, 415, "not-supported", "application/fhir+xml"},
+		{"turtle", "PUT", "/fhir/Patient/p1", "", []string{"Content-Type: text/turtle"}, 415, "not-supported", "application/fhir+json"},
+		{"XML that is none", "PUT", "/fhir/Patient/p1", "<Patient", []string{"Content-Type: application/fhir+xml"}, 400, "structure", "line 1"},
+		{"XML that is called JSON", "PUT", "/fhir/Patient/p1", " <Patient/>", []string{"Content-Type: application/fhir+json"}, 400, "structure", "application/fhir+xml"},
+		{"XML in another charset", "PUT", "/fhir/Patient/p1", "<Patient/>", []string{"Content-Type: application/xml; charset=iso-8859-1"}, 415, "not-supported", "UTF-8"},
+		{"a patch as XML", "PATCH", "/fhir/Patient/p1", "<Parameters/>", []string{"Content-Type: application/fhir+xml"}, 415, "not-supported", "application/json-patch+json"},
+		{"lines as XML", "POST", "/fhir/$ingest", "<Patient/>", []string{"Content-Type: application/fhir+xml"}, 415, "not-supported", "application/fhir+ndjson"},
 		{"form body", "POST", "/fhir/Patient", "a=b", []string{"Content-Type: application/x-www-form-urlencoded"}, 415, "not-supported", ""},
 		{"bad Content-Type", "POST", "/fhir/Patient", "{}", []string{"Content-Type: ;"}, 415, "not-supported", ""},
 		{"Latin 1", "PUT", "/fhir/Patient/p1", patient, []string{"Content-Type: application/json; charset=iso-8859-1"}, 415, "not-supported", "UTF-8"},
 		{"brotli", "PUT", "/fhir/Patient/p1", patient, []string{"Content-Encoding: br"}, 415, "not-supported", "gzip"},
 		{"not gzip", "PUT", "/fhir/Patient/p1", patient, []string{"Content-Encoding: gzip"}, 400, "structure", "gzip"},
-		{"XML answer", "GET", "/fhir/Patient/p1", "", []string{"Accept: application/fhir+xml"}, 406, "not-supported", "JSON"},
-		{"XML format", "GET", "/fhir/Patient/p1?_format=xml", "", nil, 406, "not-supported", "JSON"},
+		{"another answer", "GET", "/fhir/Patient/p1", "", []string{"Accept: text/html, application/xhtml+xml"}, 406, "not-supported", "JSON or XML"},
+		{"another format", "GET", "/fhir/Patient/p1?_format=ttl", "", nil, 406, "not-supported", "JSON or XML"},
 		{"JSON with weight 0", "GET", "/fhir/Patient/p1", "", []string{"Accept: application/json;q=0"}, 406, "not-supported", "JSON"},
 		{"unknown parameter", "GET", "/fhir/Patient/p1?_elements=name", "", nil, 400, "not-supported", "_elements"},
 		{"unknown parameter on write", "PUT", "/fhir/Patient/p1?x=1", patient, nil, 400, "not-supported", "x"},
@@ -397,7 +403,7 @@ func TestSearchByAddressAndByForm(t *testing.T) {
 	if b := readBundle(t, s.must(200, "POST", "/fhir/Patient/_search", "_id=p3", form...)); *b.Total != 0 || b.Entry != nil {
 		t.Errorf("nothing found = %+v", b)
 	}
-	s.must(406, "POST", "/fhir/Patient/_search", "_id=p3&_format=xml", form...)
+	s.must(406, "POST", "/fhir/Patient/_search", "_id=p3&_format=html", form...)
 	s.must(415, "POST", "/fhir/Patient/_search", "{}", "Content-Type: application/json")
 	s.must(404, "GET", "/fhir/Nothing", "")
 }
@@ -431,9 +437,18 @@ func TestMediaTypesOfAnswers(t *testing.T) {
 		"application/fhir+json": mimeFHIR,
 		"text/html, */*;q=0.8":  mimeFHIR,
 		"application/json+fhir": mimeFHIR,
-		"application/xml, application/json;q=0.1":                       mimeJSON,
-		"application/fhir+xml;q=1.0, application/fhir+json;q=1.0":       mimeFHIR,
-		"application/fhir+json;fhirVersion=4.0, application/json;q=0.5": mimeFHIR,
+		"application/xml, application/json;q=0.1":                         mimeXML,
+		"text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8": mimeXML,
+		"application/fhir+xml":                                            mimeFHIRXML,
+		"application/xml+fhir":                                            mimeFHIRXML,
+		"text/xml":                                                        mimeTextXML,
+		"*/*, application/fhir+xml":                                       mimeFHIRXML,
+		"application/fhir+xml, */*":                                       mimeFHIRXML,
+		"application/json, application/fhir+xml":                          mimeJSON,
+		"application/fhir+json;q=0.5, text/xml;q=0.6":                     mimeTextXML,
+		"application/fhir+xml;q=0, */*;q=0.1":                             mimeFHIR,
+		"application/fhir+xml;q=1.0, application/fhir+json;q=1.0":         mimeFHIR,
+		"application/fhir+json;fhirVersion=4.0, application/json;q=0.5":   mimeFHIR,
 	} {
 		w := s.must(200, "GET", "/fhir/Patient/p1", "", "Accept: "+accept)
 		if got := w.Header().Get("Content-Type"); got != want+"; charset=utf-8" {

@@ -3,7 +3,6 @@ package api
 import (
 	"bytes"
 	"compress/gzip"
-	"encoding/json"
 	"fmt"
 	"mime"
 	"net/http"
@@ -63,16 +62,17 @@ func (c *call) negotiate(f face) error {
 		return nil
 	case faceJSON:
 		c.mime = mimeJSON
-		if acceptable(c.r.Header.Values("Accept")) == "" {
-			return notAcceptable()
+		if acceptable(c.r.Header.Values("Accept"), jsonType) == "" {
+			return &refusal{status: http.StatusNotAcceptable,
+				err: fhir.Refuse(fhir.IssueNotSupported, "", "answers of the administration API are JSON: ask for application/json")}
 		}
 		return nil
 	}
+	c.chosen = true
 	if f := c.query("_format"); f != "" {
-		// A plus sign in a query means a space.
-		c.mime = jsonType(strings.ReplaceAll(f, " ", "+"))
+		c.mime = askedFormat(f)
 	} else {
-		c.mime = acceptable(c.r.Header.Values("Accept"))
+		c.mime = acceptable(c.r.Header.Values("Accept"), fhirType)
 	}
 	if c.mime == "" {
 		c.mime = mimeFHIR // of the refusal
@@ -83,7 +83,7 @@ func (c *call) negotiate(f face) error {
 
 func notAcceptable() error {
 	return &refusal{status: http.StatusNotAcceptable,
-		err: fhir.Refuse(fhir.IssueNotSupported, "", "answers are JSON: ask for application/fhir+json or application/json")}
+		err: fhir.Refuse(fhir.IssueNotSupported, "", "answers are JSON or XML: ask for application/fhir+json or application/fhir+xml")}
 }
 
 // query gives a parameter of the address. Most requests have none, and need no parsing.
@@ -94,20 +94,25 @@ func (c *call) query(name string) string {
 	return c.r.URL.Query().Get(name)
 }
 
-// acceptable chooses from Accept headers the media type with the highest weight, the first of
-// equals; empty if none is ours.
-func acceptable(accept []string) string {
+// acceptable chooses from Accept headers the media type with the highest weight; empty if none is
+// ours. ours gives the media type that answers a wish, empty for none. Of equals it is the first,
+// but JSON before XML: many clients name both, and JSON is what we have.
+func acceptable(accept []string, ours func(name string) string) string {
 	list := strings.Join(accept, ",")
 	if strings.TrimSpace(list) == "" {
 		return mimeFHIR
 	}
-	best, weight := "", 0.0
+	best, weight, wild := "", 0.0, false
+	choose := func(name, t string, q float64) {
+		any := strings.Contains(name, "*")
+		if q > weight || q == weight && q > 0 && (isXML(best) && !isXML(t) && !any || wild && isXML(t)) {
+			best, weight, wild = t, q, any
+		}
+	}
 	for part := range strings.SplitSeq(list, ",") {
 		part = strings.TrimSpace(part)
-		if !strings.ContainsRune(part, ';') && jsonType(part) != "" { // weight 1, the usual case
-			if weight < 1 {
-				best, weight = jsonType(part), 1
-			}
+		if t := ours(part); t != "" && !strings.ContainsRune(part, ';') { // weight 1, the usual case
+			choose(part, t, 1)
 			continue
 		}
 		name, params, err := mime.ParseMediaType(part)
@@ -120,8 +125,8 @@ func acceptable(accept []string) string {
 				continue
 			}
 		}
-		if t := jsonType(name); t != "" && q > weight {
-			best, weight = t, q
+		if t := ours(name); t != "" {
+			choose(name, t, q)
 		}
 	}
 	return best
@@ -155,15 +160,15 @@ func (c *call) header(name, value string) {
 // gzipFrom is the size from which an answer is worth compressing.
 const gzipFrom = 1 << 10
 
-// send gives the answer. It is called once a request.
+// send gives the answer, whose body is JSON, in the format of contentType. It is called once a
+// request.
 func (c *call) send(status int, contentType string, body []byte) {
+	if tell := c.answering; tell != nil {
+		c.answering = nil
+		tell(status)
+	}
 	if len(body) > 0 {
-		if c.query("_pretty") == "true" {
-			var b bytes.Buffer
-			if json.Indent(&b, body, "", "  ") == nil {
-				body = b.Bytes()
-			}
-		}
+		status, body = c.inFormat(status, contentType, body)
 		c.header("Content-Type", contentType+"; charset=utf-8")
 		c.w.Header().Add("Vary", "Accept, Accept-Encoding")
 		if len(body) >= gzipFrom && acceptsGzip(c.r.Header.Values("Accept-Encoding")) {

@@ -16,6 +16,7 @@ func (s *server) routes() []route {
 	rs := []route{
 		{"GET /livez", facePlain, (*server).livez},
 		{"GET /readyz", facePlain, (*server).readyz},
+		{"GET /.well-known/jwks.json", facePlain, (*server).jwks},
 
 		{"GET /fhir/metadata", faceFHIR, (*server).metadata},
 		{"POST /fhir", faceFHIR, (*server).bundle},
@@ -34,6 +35,8 @@ func (s *server) routes() []route {
 		{"GET /fhir/{Type}/{id}/_history", faceFHIR, (*server).history},
 		{"GET /fhir/{Type}/{id}/_history/{vid}", faceFHIR, (*server).vread},
 		{"POST /fhir/{Type}/{id}/$resend", faceFHIR, (*server).resend},
+		{"POST /fhir/Subscription/$trigger-subscription", faceFHIR, (*server).trigger},
+		{"POST /fhir/Subscription/{id}/$trigger-subscription", faceFHIR, (*server).trigger},
 		{"GET /fhir/Subscription/{id}/$explain", faceFHIR, (*server).explain},
 		{"POST /fhir/Subscription/{id}/$explain", faceFHIR, (*server).explain},
 		{"POST /fhir/Subscription/$explain", faceFHIR, (*server).explainUnsaved},
@@ -43,11 +46,18 @@ func (s *server) routes() []route {
 		{"GET /admin/api/v1/subscriptions/{id}", faceJSON, (*server).adminSubscription},
 		{"POST /admin/api/v1/subscriptions/{id}/pause", faceJSON, (*server).adminPause},
 		{"POST /admin/api/v1/subscriptions/{id}/resume", faceJSON, (*server).adminResume},
+		{"POST /admin/api/v1/subscriptions/{id}/secret", faceJSON, (*server).adminRotateSecret},
+		{"POST /admin/api/v1/keys/rotate", faceJSON, (*server).adminRotateKeys},
+		{"POST /admin/api/v1/subscriptions/{id}/test", faceJSON, (*server).adminTest},
 		{"GET /admin/api/v1/subscriptions/{id}/events", faceJSON, (*server).adminEvents},
 		{"GET /admin/api/v1/dlq", faceJSON, (*server).adminDeadLetters},
 		{"GET /admin/api/v1/dlq/{id}", faceJSON, (*server).adminDeadLetter},
 		{"POST /admin/api/v1/dlq/replay", faceJSON, (*server).adminReplay},
 		{"POST /admin/api/v1/dlq/purge", faceJSON, (*server).adminPurge},
+		{"GET /admin/api/v1/jobs", faceJSON, (*server).adminJobs},
+		{"GET /admin/api/v1/jobs/{id}", faceJSON, (*server).adminJob},
+		{"POST /admin/api/v1/jobs/{id}/cancel", faceJSON, (*server).adminCancelJob},
+		{"POST /admin/api/v1/trigger", faceJSON, (*server).adminTrigger},
 		{"GET /admin/api/v1/attempts", faceJSON, (*server).adminAttempts},
 		{"GET /admin/api/v1/tokens", faceJSON, (*server).adminTokens},
 		{"POST /admin/api/v1/tokens", faceJSON, (*server).adminCreateToken},
@@ -64,6 +74,10 @@ func (s *server) routes() []route {
 		{"POST /admin/api/v1/explain", faceJSON, (*server).adminExplain},
 		{"POST /admin/api/v1/resend", faceJSON, (*server).adminResend},
 	}
+	if s.sockets != nil {
+		rs = append(rs, route{"GET /websocket", facePlain, (*server).websocket})
+	}
+	rs = append(rs, deliveryRoutes...)
 	if s.metrics != nil {
 		rs = append(rs, route{"GET /metrics", facePlain, (*server).showMetrics})
 	}

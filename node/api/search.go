@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"net/http"
 	"net/url"
 	"strings"
 
@@ -43,7 +42,7 @@ func (s *server) searchForm(c *call) error {
 		q[name] = append(q[name], values...)
 	}
 	if f := form.Get("_format"); f != "" {
-		if c.mime = jsonType(strings.ReplaceAll(f, " ", "+")); c.mime == "" {
+		if c.mime = askedFormat(f); c.mime == "" {
 			c.mime = mimeFHIR
 			return notAcceptable()
 		}
@@ -56,7 +55,7 @@ func (s *server) answerSearch(c *call, q url.Values) error {
 	if err != nil {
 		return err
 	}
-	c.send(http.StatusOK, c.mime, b.encode())
+	c.sendBundle(b)
 	return nil
 }
 
@@ -225,6 +224,7 @@ func (f *form) link(out, q url.Values) url.Values {
 	for _, name := range f.named {
 		out[name] = q[name]
 	}
+	keepFormat(out, q)
 	return out
 }
 

@@ -12,13 +12,16 @@ import (
 // validate is POST /fhir/Subscription/$validate: what would be said if it were written. A
 // validation that was done is 200, whatever it found (FHIR R4, operation Resource-validate).
 func (s *server) validate(c *call) error {
-	if err := c.onlyQuery(); err != nil {
+	if err := c.onlyQuery("from"); err != nil {
 		return err
 	}
-	if err := c.bodyIs(resourceTypes); err != nil {
-		return err
+	from := fhir.Origin(c.query("from"))
+	switch from {
+	case fhir.OriginUnknown, fhir.OriginHAPI, fhir.OriginMedplum:
+	default:
+		return badRequest("from is hapi or medplum: the product that the Subscription was written for")
 	}
-	body, err := c.readBody(s.limits.Resource)
+	body, err := s.readFHIR(c, s.limits.Resource)
 	if err != nil {
 		return err
 	}
@@ -41,7 +44,11 @@ func (s *server) validate(c *call) error {
 		return c.sendOutcome(http.StatusOK, append(issuesOf(severityError, fe.Issues), issuesOf(severityWarning, warnings)...)...)
 	}
 	ok := outcomeIssue{Severity: severityInformation, Code: informational, Diagnostics: "the Subscription would be accepted"}
-	return c.sendOutcome(http.StatusOK, append([]outcomeIssue{ok}, issuesOf(severityWarning, warnings)...)...)
+	issues := append([]outcomeIssue{ok}, issuesOf(severityWarning, warnings)...)
+	if s.notes != nil {
+		issues = append(issues, issuesOf(severityInformation, s.notes(body, from))...)
+	}
+	return c.sendOutcome(http.StatusOK, issues...)
 }
 
 // unwrap takes a resource out of the Parameters that an operation may be called with; another
@@ -116,10 +123,7 @@ func (s *server) explainUnsaved(c *call) error {
 	if err := c.onlyQuery(); err != nil {
 		return err
 	}
-	if err := c.bodyIs(resourceTypes); err != nil {
-		return err
-	}
-	body, err := c.readBody(s.limits.Resource)
+	body, err := s.readFHIR(c, s.limits.Resource)
 	if err != nil {
 		return err
 	}
@@ -242,14 +246,13 @@ func (s *server) resend(c *call) error {
 		return err
 	}
 	r.Key = key
-	done, err := s.admin.Resend(c.r.Context(), r, c.token.ID)
-	if err != nil {
+	c.aboutResend(r)
+	if _, err := s.admin.Resend(c.r.Context(), r, c.token.ID); err != nil {
 		return err
 	}
-	// Medplum's clients look for this id.
-	o := newOutcome("ok", outcomeIssue{Severity: severityInformation, Code: informational,
-		Diagnostics: "All OK: " + uintText(uint64(done.Count)) + " notifications"})
-	return c.sendJSON(http.StatusOK, o)
+	// To the letter what Medplum answers: its clients compare the id, and people the text.
+	return c.sendJSON(http.StatusOK, newOutcome("ok", outcomeIssue{
+		Severity: severityInformation, Code: informational, Details: &issueDetails{Text: "All OK"}}))
 }
 
 // resendBody is what Medplum's $resend takes, and the version besides.
@@ -312,7 +315,7 @@ func (b resendBody) resend() (Resend, error) {
 		r.Interaction = fhir.Update
 	case fhir.Create, fhir.Update, fhir.Delete:
 	default:
-		return r, badRequest("interaction is create, update or delete")
+		return r, badRequest("interaction is update, create or delete")
 	}
 	if b.Subscription != "" {
 		r.Subscription = fhir.ID(strings.TrimPrefix(b.Subscription, "Subscription/"))
