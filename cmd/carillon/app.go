@@ -27,8 +27,8 @@ func newApp() *cli.App {
 		OnUsageError:    onUsageError,
 		Commands: []*cli.Command{
 			serveCommand(), configCommand(), versionCommand(),
-			subscriptionCommand(), ingestCommand(), resendCommand(), dlqCommand(), attemptsCommand(),
-			explainCommand(), tokenCommand(), consumerCommand(), clusterCommand(),
+			subscriptionCommand(), ingestCommand(), resendCommand(), triggerCommand(), dlqCommand(), jobsCommand(), attemptsCommand(),
+			deliverCommand(), explainCommand(), tokenCommand(), keysCommand(), consumerCommand(), clusterCommand(),
 			matchCommand(), fhirpathCommand(), listenCommand(), tailCommand(), benchCommand(), benchLogCommand(),
 			contextCommand(), completionCommand(), manCommand(),
 		},

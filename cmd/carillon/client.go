@@ -84,6 +84,7 @@ type request struct {
 	query       url.Values
 	contentType string
 	body        []byte
+	create      bool   // a PUT must not find a resource: If-None-Match: *
 	minimal     bool   // the answer to a write need not hold the resource
 	key         string // Idempotency-Key, by which a write that is sent again is known; empty for none
 }
@@ -105,6 +106,9 @@ func (cl *client) do(ctx context.Context, r request) (answer, error) {
 	}
 	if r.minimal {
 		req.Header.Set("Prefer", "return=minimal")
+	}
+	if r.create {
+		req.Header.Set("If-None-Match", "*")
 	}
 	if r.key != "" {
 		req.Header.Set("Idempotency-Key", r.key)

@@ -15,7 +15,7 @@ import (
 
 // What the tables show of a cluster. For -o json and yaml the answer is printed as it is.
 const (
-	clusterSpec = "CLUSTER=cluster LEADER=leader WRITABLE=quorum FHIR=fhir SUBSCRIPTIONS=subscriptions PENDING=pending DEAD=dead SET_ASIDE=setAside"
+	clusterSpec = "CLUSTER=cluster LEADER=leader WRITABLE=quorum FHIR=fhir SUBSCRIPTIONS=subscriptions PENDING=pending STOPPED=sending.stopped DEAD=dead SET_ASIDE=setAside"
 	memberSpec  = "NODE=name READY=ready LEASED=leased DRAINING=draining VERSION=version HTTP=http SKEW=clockSkewSeconds " +
 		"DISK_FREE=diskFree PARTITIONS=partitions LANES=lanes LAG=lag.events"
 	streamSpec    = "STREAM=name LEADER=leader FIRST=first LAST=last MESSAGES=messages BYTES=bytes LACK=lack"

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"crypto/rand"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -170,6 +172,8 @@ const (
 	clusterFile = "cluster.yaml"
 	caKeyFile   = "ca-key.pem"
 	certFolder  = "certs"
+
+	secretsKeyFile = "secrets.key"
 )
 
 // newFile is a file that is to be written.
@@ -187,8 +191,11 @@ func clusterFiles(cluster string, nodes []plannedNode, valid time.Duration) ([]n
 	if err != nil {
 		return nil, fmt.Errorf("make the CA: %w", err)
 	}
+	key := make([]byte, 32)
+	rand.Read(key)
 	files := []newFile{
 		{clusterFile, []byte(clusterText(cluster, nodes)), 0o644},
+		{filepath.Join(certFolder, secretsKeyFile), []byte("# Seals the secrets of Subscriptions; the same on every node. Without it they are lost.\n" + base64.StdEncoding.EncodeToString(key) + "\n"), 0o600},
 		{filepath.Join(certFolder, "ca.pem"), ca.certPEM(), 0o644},
 		{caKeyFile, ca.keyPEM, 0o600}, // apart from the certificates, which are copied to the nodes
 	}
@@ -284,7 +291,7 @@ func (c *call) nextSteps(dir string, nodes []plannedNode) {
 		c.note("\nThen ask any of them:\n\n  carillon cluster status --server http://%s\n", nodes[0].address(0))
 		return
 	}
-	c.note("\nCopy to each machine, below one folder such as /etc/carillon, %s, certs/ca.pem and the\nnode's own two files in certs/, its key readable to its user alone. Then:\n", clusterFile)
+	c.note("\nCopy to each machine, below one folder such as /etc/carillon, %s, certs/ca.pem,\ncerts/secrets.key and the node's own two files in certs/, keys readable to its user alone. Then:\n", clusterFile)
 	for _, n := range nodes {
 		c.note("  on %s:  carillon serve --config /etc/carillon/%s --node %s", n.host, clusterFile, n.name)
 	}
@@ -311,7 +318,7 @@ cluster:
   # A data folder belongs to one cluster for good.
   name: %[2]s
   # Certificates of the routes between nodes, from the folder of this file; {node} is the node's
-  # name. A node needs ca.pem and its own two files, and never ca-key.pem.
+  # name. A node needs ca.pem, secrets.key and its own two files, and never ca-key.pem.
   tls:
     ca: certs/ca.pem
     cert: certs/{node}.pem
@@ -331,6 +338,12 @@ node:
 	for _, n := range nodes {
 		n.write(&b)
 	}
+	b.WriteString(`
+security:
+  # The key that seals secrets of Subscriptions in the logs, the same on every node. Keep a copy of it
+  # apart from backups: without it the secrets are lost.
+  secrets_key_file: certs/secrets.key
+`)
 	if nodes[0].data == "" {
 		b.WriteString(securityText)
 	}
@@ -348,10 +361,8 @@ func (n plannedNode) write(b *strings.Builder) {
 	fmt.Fprintf(b, "    # For NATS clients on other machines, with security.nats below:\n    #nats: %s\n", q(n.address(1)))
 }
 
-const securityText = `
-# For listeners that other machines reach. The nodes' own certificates will do where clients
-# trust certs/ca.pem.
-#security:
+const securityText = `  # For listeners that other machines reach. The nodes' own certificates will do where clients
+  # trust certs/ca.pem.
   #tls: {cert: "certs/{node}.pem", key: "certs/{node}-key.pem"}
   #nats:
     #tls: {cert: "certs/{node}.pem", key: "certs/{node}-key.pem"}

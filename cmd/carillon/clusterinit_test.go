@@ -49,7 +49,7 @@ func TestClusterInitMakesWhatEveryNodeNeeds(t *testing.T) {
 	if code != exitDone {
 		t.Fatal(stderr)
 	}
-	want := []string{"ca-key.pem", "certs/ca.pem", "certs/n1-key.pem", "certs/n1.pem", "certs/n2-key.pem", "certs/n2.pem", "certs/n3-key.pem", "certs/n3.pem", "cluster.yaml"}
+	want := []string{"ca-key.pem", "certs/ca.pem", "certs/n1-key.pem", "certs/n1.pem", "certs/n2-key.pem", "certs/n2.pem", "certs/n3-key.pem", "certs/n3.pem", "certs/secrets.key", "cluster.yaml"}
 	if got := made(t, dir); !reflect.DeepEqual(got, want) {
 		t.Errorf("made %q", got)
 	}

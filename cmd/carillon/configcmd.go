@@ -50,8 +50,8 @@ masked.`,
 			{
 				Name: "reload", Usage: "have the running node read its configuration again",
 				Description: help(`Has the node that is asked read its configuration file again, with the flags and CARILLON_…
-variables that it was started with; SIGHUP does the same. Certificates, the level of the log and
-the rules of egress take effect at once. Other keys that have changed are named, and left until
+variables that it was started with; SIGHUP does the same. Certificates, the level of the log, the
+rules of egress and of endpoints and the keys of secrets take effect at once. Other keys that have changed are named, and left until
 the node is started again. A file with a mistake changes nothing. API tokens are no part of the
 configuration: what is made or revoked is in force on every node at once.`,
 					"carillon config reload",

@@ -19,8 +19,8 @@ import (
 
 const (
 	dlqPath     = adminPath + "/dlq"
-	dlqSpec     = "ID=id RESOURCE=resource REASON=reason ATTEMPTS=attempts LAST_FAILURE=lastFailure ENDPOINT=endpoint STATE=state"
-	letterSpec  = "ID=id SUBSCRIPTION=subscription NUMBER=number EVENT=event RESOURCE=resource REASON=reason ATTEMPTS=attempts FIRST_FAILURE=firstFailure LAST_FAILURE=lastFailure ENDPOINT=endpoint STATE=state CONTENT_TYPE=contentType"
+	dlqSpec     = "ID=id RESOURCE=resource REASON=reason ATTEMPTS=attempts LAST_FAILURE=lastFailure ENDPOINT=endpoint STATE=state KIND=kind"
+	letterSpec  = "ID=id SUBSCRIPTION=subscription NUMBER=number EVENT=event RESOURCE=resource KIND=kind REASON=reason ATTEMPTS=attempts FIRST_FAILURE=firstFailure LAST_FAILURE=lastFailure ENDPOINT=endpoint STATE=state CONTENT_TYPE=contentType"
 	doneSpec    = "COUNT=count JOB=job DRY_RUN=dryRun"
 	attemptSpec = "TIME=time SUBSCRIPTION=subscription NUMBER=number RESOURCE=resource ATTEMPT=attempt OUTCOME=outcome STATUS=status TOOK_MS=tookMs NOT_BEFORE=notBefore"
 )
@@ -30,8 +30,10 @@ func dlqCommand() *cli.Command {
 	since := &cli.StringFlag{Name: "since", Usage: "not older than this `TIME`: RFC 3339, a date, or an age such as 2h"}
 	until := &cli.StringFlag{Name: "until", Usage: "older than this `TIME`"}
 	reason := &cli.StringFlag{Name: "reason", Usage: "with this outcome `CODE`, such as http_status"}
+	kind := &cli.StringFlag{Name: "kind", Usage: "endpoint: what an endpoint did not take; pipeline: what could not be evaluated or rendered here"}
 	dryRun := &cli.BoolFlag{Name: "dry-run", Usage: "count them alone"}
-	selection := []cli.Flag{subscription, since, until, reason, dryRun}
+	rate := &cli.IntFlag{Name: "rate", Usage: "at most so many a second"}
+	selection := []cli.Flag{subscription, since, until, reason, kind, dryRun, rate, noWaitFlag()}
 	return &cli.Command{
 		Name:  "dlq",
 		Usage: "dead letters: notifications that were given up",
@@ -39,7 +41,7 @@ func dlqCommand() *cli.Command {
 			{
 				Name: "list", Usage: "list dead letters, newest first",
 				Description: help("Lists dead letters.", "carillon dlq list", "carillon dlq list --subscription a1 --since 24h --reason http_status"),
-				Flags:       []cli.Flag{subscription, since, until, reason, &cli.IntFlag{Name: "limit", Usage: "at most so many", Value: 100}},
+				Flags:       []cli.Flag{subscription, since, until, reason, kind, &cli.IntFlag{Name: "limit", Usage: "at most so many", Value: 100}},
 				Action:      action(0, 0, dlqList),
 			},
 			{
@@ -50,17 +52,20 @@ func dlqCommand() *cli.Command {
 			{
 				Name: "replay", Usage: "send dead letters again", ArgsUsage: "[ID…]",
 				Description: help(`Makes dead letters pending again, with their old event number and a new round of attempts:
-those named, or all of one Subscription that the flags choose.`,
+those named, or all that the flags choose, oldest first. It is a job: it goes on when the command is
+interrupted, and after a restart of the server. Letters of a Subscription that is off or was deleted
+are skipped.`,
 					"carillon dlq replay a1.17 a1.18",
-					"carillon dlq replay --subscription a1 --since 24h --dry-run"),
-				Flags:  append(selection, &cli.IntFlag{Name: "rate", Usage: "at most so many a second"}),
+					"carillon dlq replay --subscription a1 --since 24h --dry-run",
+					"carillon dlq replay --reason timeout --since 2h --rate 100"),
+				Flags:  selection,
 				Action: action(0, -1, dlqOrder("replay")),
 			},
 			{
 				Name: "purge", Usage: "remove dead letters for good", ArgsUsage: "[ID…]",
-				Description: help("Removes dead letters: those named, or all of one Subscription that the flags choose.",
+				Description: help("Removes dead letters with the notifications in them: those named, or all that the flags choose. It is a job.",
 					"carillon dlq purge a1.17",
-					"carillon dlq purge --subscription a1 --until 720h --dry-run"),
+					"carillon dlq purge --until 720h --dry-run"),
 				Flags:  selection,
 				Action: action(0, -1, dlqOrder("purge")),
 			},
@@ -109,6 +114,7 @@ var outcomeCodes = []string{
 	string(record.Accepted), string(record.HTTPStatus), string(record.Timeout), string(record.DNSError),
 	string(record.ConnectionRefused), string(record.ConnectionReset), string(record.TLSError), string(record.BlockedAddress),
 	string(record.Redirect), string(record.ResponseTooLarge), string(record.Gone), string(record.RateLimited),
+	string(record.BreakerOpen), string(record.ProxyError), string(record.AuthError), string(record.SMTPError), string(record.PublishError),
 	string(record.RenderError), string(record.Expired), string(record.Withdrawn), string(record.Skipped),
 }
 
@@ -126,7 +132,7 @@ func dlqList(c *call) error {
 	if err := c.outcomeCode("reason"); err != nil {
 		return err
 	}
-	q, err := c.filters([]string{"subscription", "reason"}, []string{"since", "until"})
+	q, err := c.filters([]string{"subscription", "reason", "kind"}, []string{"since", "until"})
 	if err != nil {
 		return err
 	}
@@ -166,25 +172,26 @@ type selection struct {
 	Since        string   `json:"since,omitempty"`
 	Until        string   `json:"until,omitempty"`
 	Reason       string   `json:"reason,omitempty"`
+	Kind         string   `json:"kind,omitempty"`
 	DryRun       bool     `json:"dryRun,omitempty"`
 	Rate         int      `json:"rate,omitempty"`
 }
 
 func dlqOrder(order string) func(*call) error {
 	return func(c *call) error {
-		q, err := c.filters([]string{"subscription", "reason"}, []string{"since", "until"})
+		q, err := c.filters([]string{"subscription", "reason", "kind"}, []string{"since", "until"})
 		if err != nil {
 			return err
 		}
 		s := selection{
 			IDs: c.Args().Slice(), Subscription: q.Get("subscription"), Since: q.Get("since"), Until: q.Get("until"),
-			Reason: q.Get("reason"), DryRun: c.Bool("dry-run"), Rate: c.Int("rate"),
+			Reason: q.Get("reason"), Kind: q.Get("kind"), DryRun: c.Bool("dry-run"), Rate: c.Int("rate"),
 		}
 		switch {
-		case len(s.IDs) > 0 && (s.Subscription != "" || s.Since != "" || s.Until != "" || s.Reason != ""):
+		case len(s.IDs) > 0 && len(q) > 0:
 			return usage("name dead letters by their ids, or choose them with --subscription and the other flags, not both")
-		case len(s.IDs) == 0 && s.Subscription == "":
-			return usage("%s needs ids of dead letters, or --subscription", c.Command.HelpName)
+		case len(s.IDs) == 0 && len(q) == 0:
+			return usage("%s needs ids of dead letters, or --subscription, --since, --until, --reason or --kind", c.Command.HelpName)
 		case s.Rate < 0:
 			return usage("--rate %d is below 0", s.Rate)
 		}
@@ -199,7 +206,19 @@ func dlqOrder(order string) func(*call) error {
 		if err != nil {
 			return err
 		}
-		return c.out.object(b, columns(doneSpec))
+		var done struct {
+			Job string `json:"job"`
+		}
+		if err := decode(b, &done); err != nil {
+			return fmt.Errorf("the server's answer cannot be read: %w", err)
+		}
+		if done.Job == "" || c.Bool("no-wait") { // a dry run, or there are none
+			return c.out.object(b, columns(doneSpec))
+		}
+		if b, err = cl.get(c.ctx(), jobsPath+"/"+url.PathEscape(done.Job), nil); err != nil {
+			return err
+		}
+		return c.finish(cl, b)
 	}
 }
 

@@ -15,7 +15,7 @@ import (
 
 // parsedAlone are commands that run until they are stopped or take long; of their examples it
 // is tested that the command line is understood.
-var parsedAlone = []string{"serve", "listen", "tail", "bench", "bench-log", "subscription watch"}
+var parsedAlone = []string{"subscription import", "serve", "listen", "tail", "bench", "bench-log", "subscription watch"}
 
 // TestExamplesOfHelpWork runs what --help shows, in the order of the help, against a fake node.
 func TestExamplesOfHelpWork(t *testing.T) {

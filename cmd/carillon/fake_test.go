@@ -174,6 +174,8 @@ func (f *fakeServer) bundle(w http.ResponseWriter, r *http.Request) {
 
 const fakeSubscription = `{"id":"a1","status":"active","paused":false,"criteria":"Patient","channel":"rest-hook","endpoint":"http://x:1","version":3,"birth":3,"events":17,"pending":1,"dead":0,"lastError":{"time":"2026-01-02T03:04:05Z","outcome":"timeout"}}`
 
+const fakeJob = `{"id":"j1","kind":"replay","state":"done","created":"2026-01-02T03:04:05Z","done":2,"skipped":0,"sent":2,"total":2}`
+
 const fakeConsumer = `{"reference":"messages/lab","stream":"MESSAGES","name":"lab","filter":"fhir.message.lab","from":"all","created":"2026-01-02T03:04:05Z","pending":2,"ackPending":1,"waiting":0,"subjects":["$JS.API.CONSUMER.INFO.MESSAGES.lab","$JS.API.CONSUMER.MSG.NEXT.MESSAGES.lab","$JS.ACK.MESSAGES.lab.>"]}`
 
 const fakeCluster = `{"cluster":"c","node":"n1","fhir":"R4","ready":true,"leader":"n1","quorum":true,"subscriptions":{"active":1},"pending":2,"dead":0,
@@ -182,6 +184,9 @@ const fakeCluster = `{"cluster":"c","node":"n1","fhir":"R4","ready":true,"leader
 		{"name":"n2","leased":true,"draining":true,"ready":true,"clockSkewSeconds":31.5,"partitions":[],"lanes":[],"lag":{"events":0}}],
 	"streams":[{"name":"EVENTS","leader":"n1","messages":9,"bytes":900,"first":1,"last":9,"replicas":[{"node":"n1","current":true}]}],
 	"lanes":[],"problems":[{"node":"n2","text":"its clock is 32s off that of n1","command":"timedatectl set-ntp true"}],"warnings":["x"]}`
+
+const fakeDelivery = `{"stopped":true,"since":"2026-01-02T03:04:05Z","reason":"x","pending":3,"openBreakers":1,"errors":[],"endpoints":[
+	{"endpoint":"https://lab.example.org:8443","breaker":"open","failures":21,"lastOutcome":"timeout","out":1,"waiting":2,"nextTry":"2026-01-02T03:04:15Z"}]}`
 
 const fakeVerification = `{"equal":true,"at":{"events":9,"matches":1,"outcomes":1,"dead":0},"nodes":[
 	{"name":"n1","at":{"events":9,"matches":1,"outcomes":1,"dead":0},"hash":"aa","differs":[],"tookMs":1.5},
@@ -194,28 +199,40 @@ func (f *fakeServer) admin(w http.ResponseWriter, r *http.Request) {
 	f.bodies = append(f.bodies, string(body))
 	f.mu.Unlock()
 	answers := map[string]string{
-		"GET /subscriptions":            "[" + fakeSubscription + "]",
-		"GET /subscriptions/a1":         fakeSubscription,
-		"POST /subscriptions/a1/pause":  fakeSubscription,
-		"POST /subscriptions/a1/resume": fakeSubscription,
-		"GET /subscriptions/a1/events":  `[{"number":17,"event":40,"resource":"Patient/p","interaction":"update","time":"2026-01-02T03:04:05Z","state":"accepted","attempts":1,"outcome":"accepted"}]`,
-		"GET /dlq":                      `[{"id":"a1.17","subscription":"a1","number":17,"event":40,"resource":"Patient/p","reason":"http_status","attempts":3,"state":"dead"}]`,
-		"GET /dlq/a1.17":                `{"id":"a1.17","subscription":"a1","number":17,"resource":"Patient/p","reason":"http_status","attempts":3,"state":"dead","contentType":"application/fhir+json","notification":"eyJhIjoxfQ=="}`,
-		"POST /dlq/replay":              `{"count":2,"job":"j1"}`,
-		"POST /dlq/purge":               `{"count":2,"dryRun":true}`,
-		"GET /attempts":                 `[{"time":"2026-01-02T03:04:05Z","subscription":"a1","number":17,"event":40,"resource":"Patient/p","attempt":1,"outcome":"timeout","tookMs":15000.5}]`,
-		"GET /tokens":                   `[{"id":"t1","name":"lab","roles":["reader","producer"],"created":"2026-01-02T03:04:05Z"}]`,
-		"POST /tokens":                  `{"id":"t1","name":"lab","roles":["reader"],"created":"2026-01-02T03:04:05Z","secret":"carillon_t1_s3cret"}`,
-		"GET /consumers":                "[" + fakeConsumer + "]",
-		"POST /consumers":               fakeConsumer,
-		"GET /cluster":                  fakeCluster,
-		"POST /cluster/drain":           `{"name":"n2","draining":true,"partitions":[],"lanes":[]}`,
-		"POST /cluster/verify":          fakeVerification,
-		"POST /config/reload":           `{"node":"n1","changed":["observability.log.level"],"restart":["node.http"]}`,
-		"GET /status":                   `{"cluster":"c","node":"n1","ready":true,"logs":[{"name":"EVENTS","last":9}],"subscriptions":{"active":1}}`,
-		"GET /config":                   `{"node":{"http":"127.0.0.1:8080"}}`,
-		"POST /explain":                 `{"subscription":"a1","matches":true,"conditions":[{"text":"code=x","met":true,"found":["x"]}]}`,
-		"POST /resend":                  `{"count":1,"job":"j2"}`,
+		"GET /subscriptions":             "[" + fakeSubscription + "]",
+		"GET /subscriptions/a1":          fakeSubscription,
+		"POST /subscriptions/a1/pause":   fakeSubscription,
+		"POST /subscriptions/a1/resume":  fakeSubscription,
+		"GET /subscriptions/a1/events":   `[{"number":17,"event":40,"resource":"Patient/p","interaction":"update","time":"2026-01-02T03:04:05Z","state":"accepted","attempts":1,"outcome":"accepted"}]`,
+		"GET /dlq":                       `[{"id":"a1.17","subscription":"a1","number":17,"event":40,"resource":"Patient/p","kind":"endpoint","reason":"http_status","attempts":3,"state":"dead"}]`,
+		"GET /dlq/a1.17":                 `{"id":"a1.17","subscription":"a1","number":17,"resource":"Patient/p","reason":"http_status","attempts":3,"state":"dead","contentType":"application/fhir+json","notification":"eyJhIjoxfQ=="}`,
+		"POST /dlq/replay":               `{"count":2,"job":"j1"}`,
+		"GET /jobs":                      "[" + fakeJob + "]",
+		"GET /jobs/j1":                   fakeJob,
+		"GET /jobs/k3v9x0aq2m1c":         fakeJob,
+		"POST /jobs/k3v9x0aq2m1c/cancel": fakeJob,
+		"POST /trigger":                  `{"id":"j1","kind":"trigger","state":"queued","done":0,"skipped":0,"sent":0}`,
+		"POST /dlq/purge":                `{"count":2,"dryRun":true}`,
+		"GET /attempts":                  `[{"time":"2026-01-02T03:04:05Z","subscription":"a1","number":17,"event":40,"resource":"Patient/p","attempt":1,"outcome":"timeout","tookMs":15000.5}]`,
+		"GET /tokens":                    `[{"id":"t1","name":"lab","roles":["reader","producer"],"created":"2026-01-02T03:04:05Z"}]`,
+		"POST /tokens":                   `{"id":"t1","name":"lab","roles":["reader"],"created":"2026-01-02T03:04:05Z","secret":"carillon_t1_s3cret"}`,
+		"GET /consumers":                 "[" + fakeConsumer + "]",
+		"POST /consumers":                fakeConsumer,
+		"GET /cluster":                   fakeCluster,
+		"POST /cluster/drain":            `{"name":"n2","draining":true,"partitions":[],"lanes":[]}`,
+		"POST /cluster/verify":           fakeVerification,
+		"POST /config/reload":            `{"node":"n1","changed":["observability.log.level"],"restart":["node.http"]}`,
+		"GET /status":                    `{"cluster":"c","node":"n1","ready":true,"logs":[{"name":"EVENTS","last":9}],"subscriptions":{"active":1}}`,
+		"GET /config":                    `{"node":{"http":"127.0.0.1:8080"}}`,
+		"POST /explain":                  `{"subscription":"a1","matches":true,"conditions":[{"text":"code=x","met":true,"found":["x"]}]}`,
+		"POST /resend":                   `{"count":1,"job":"j2"}`,
+		"POST /subscriptions/a1/secret":  `{"subscription":"a1","secret":"whsec_bmV3","until":"2026-01-02T03:04:05Z"}`,
+		"POST /keys/rotate":              `{"master":"0a1b2c3d","rewrapped":3,"sealed":1}`,
+		"GET /delivery":                  fakeDelivery,
+		"POST /delivery/stop":            fakeDelivery,
+		"POST /delivery/start":           fakeDelivery,
+		"POST /delivery/reset":           fakeDelivery,
+		"POST /subscriptions/a1/test":    `{"subscription":"a1","status":"active","resource":"Patient/p","matches":true,"webhookId":"a1.3.test-x","outcome":"accepted","httpStatus":200,"tookMs":1.5}`,
 	}
 	if r.Method == http.MethodDelete && (path == "/tokens/lab" || path == "/consumers/messages/lab") {
 		w.WriteHeader(http.StatusNoContent)

@@ -12,8 +12,12 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/carillon-fhir/carillon/deliver/resthook"
 )
 
 func listenCommand() *cli.Command {
@@ -23,13 +27,15 @@ func listenCommand() *cli.Command {
 		Description: help(`Serves HTTP, prints one line for each request and answers as told, until interrupted.`,
 			"carillon listen --body",
 			"carillon listen --addr 127.0.0.1:9001 --status 503 --delay 2s",
-			"carillon listen --fail 2 -o json"),
+			"carillon listen --fail 2 -o json",
+			"carillon listen --verify-secret whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "addr", Usage: "`ADDR` to listen on; port 0 picks a free one", Value: "127.0.0.1:9000"},
 			&cli.IntFlag{Name: "status", Usage: "HTTP status of the answers", Value: 200},
 			&cli.DurationFlag{Name: "delay", Usage: "wait so long before each answer"},
 			&cli.IntFlag{Name: "fail", Usage: "answer 500 to the first `N` requests"},
 			&cli.BoolFlag{Name: "body", Usage: "print the bodies too"},
+			&cli.StringFlag{Name: "verify-secret", Usage: "check signatures by this `SECRET`; what is wrong is answered 401"},
 		},
 		Action: action(0, 0, listen),
 	}
@@ -37,7 +43,7 @@ func listenCommand() *cli.Command {
 
 func listen(c *call) error {
 	r := &receiver{
-		w: c.App.Writer, json: c.out.form == "json", bodies: c.Bool("body"),
+		w: c.App.Writer, json: c.out.form == "json", bodies: c.Bool("body"), secret: c.String("verify-secret"),
 		status: c.Int("status"), delay: c.Duration("delay"), fail: c.Int("fail"),
 	}
 	if r.status < 200 || r.status > 599 {
@@ -82,6 +88,7 @@ func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
 type receiver struct {
 	json   bool
 	bodies bool
+	secret string // by which signatures are checked; empty: they are not
 	status int
 	delay  time.Duration
 	stop   <-chan struct{}
@@ -102,6 +109,7 @@ type received struct {
 	Event        string          `json:"event,omitempty"`
 	Attempt      string          `json:"attempt,omitempty"`
 	ID           string          `json:"webhookId,omitempty"`
+	Signature    string          `json:"signature,omitempty"` // valid, or what is wrong with it
 	Bytes        int             `json:"bytes"`
 	Body         json.RawMessage `json:"body,omitempty"`
 }
@@ -119,6 +127,12 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		Event:        req.Header.Get("X-Carillon-Event"),
 		Attempt:      req.Header.Get("X-Carillon-Attempt"),
 		ID:           req.Header.Get("webhook-id"),
+	}
+	if r.secret != "" {
+		got.Signature = "valid"
+		if err := resthook.Verify(r.secret, req.Header, body, got.Time); err != nil {
+			got.Signature, got.Status = err.Error(), http.StatusUnauthorized
+		}
 	}
 	r.print(got, body)
 	if r.delay > 0 {
@@ -166,8 +180,12 @@ func (r *receiver) print(got received, body []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.json {
-		if r.bodies && json.Valid(body) {
+		switch {
+		case !r.bodies:
+		case json.Valid(body):
 			got.Body = body
+		case printableText(body): // XML: as a string
+			got.Body, _ = json.Marshal(string(body)) // of a string never fails
 		}
 		if b, err := json.Marshal(got); err == nil {
 			fmt.Fprintf(r.w, "%s\n", b)
@@ -176,7 +194,7 @@ func (r *receiver) print(got received, body []byte) {
 	}
 	line := fmt.Sprintf("%s  %s %s  %s", got.Time.Format("15:04:05.000"), got.Method, got.Path, first(got.Resource, "(no resource)"))
 	for _, f := range []struct{ name, value string }{
-		{"subscription", got.Subscription}, {"event", got.Event}, {"attempt", got.Attempt},
+		{"subscription", got.Subscription}, {"event", got.Event}, {"attempt", got.Attempt}, {"signature", got.Signature},
 	} {
 		if f.value != "" {
 			line += "  " + f.name + "=" + f.value
@@ -184,7 +202,18 @@ func (r *receiver) print(got received, body []byte) {
 	}
 	fmt.Fprintln(r.w, oneLine(fmt.Sprintf("%s  %d bytes  answered %d", line, got.Bytes, got.Status)))
 	var pretty bytes.Buffer
-	if r.bodies && len(body) > 0 && json.Indent(&pretty, body, "", "  ") == nil {
+	switch {
+	case !r.bodies || len(body) == 0:
+	case json.Indent(&pretty, body, "", "  ") == nil:
 		fmt.Fprintf(r.w, "%s\n", pretty.Bytes())
+	case printableText(body): // XML
+		fmt.Fprintf(r.w, "%s\n", body)
 	}
+}
+
+// printableText reports whether a body may be shown on a terminal: anybody may have sent it.
+func printableText(body []byte) bool {
+	return len(body) > 0 && utf8.Valid(body) && bytes.IndexFunc(body, func(c rune) bool {
+		return unicode.IsControl(c) && c != '\n' && c != '\t'
+	}) < 0
 }

@@ -56,7 +56,22 @@ func TestListenPrintsAndAnswersAsTold(t *testing.T) {
 		t.Errorf("printed %q", out.String())
 	}
 	out.Reset()
+	send("PUT", "/Patient/p", "<Patient>\n</Patient>")
+	if !strings.HasSuffix(out.String(), "answered 202\n<Patient>\n</Patient>\n") {
+		t.Errorf("printed %q", out.String())
+	}
+	out.Reset()
+	send("PUT", "/Patient/p", "<Patient>\x1b[2J</Patient>")
+	if strings.Contains(out.String(), "\x1b") {
+		t.Errorf("printed what steers a terminal: %q", out.String())
+	}
+	out.Reset()
 	r.json = true
+	send("PUT", "/Patient/p", "<Patient/>")
+	if !strings.Contains(out.String(), `"body":"\u003cPatient/\u003e"`) {
+		t.Errorf("printed %q", out.String())
+	}
+	out.Reset()
 	send("POST", "/", `{"a":1.0}`, "webhook-id", "a.1.2")
 	var line received
 	if err := json.Unmarshal(out.Bytes(), &line); err != nil || line.ID != "a.1.2" || string(line.Body) != `{"a":1.0}` || line.Status != http.StatusAccepted {

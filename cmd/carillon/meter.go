@@ -21,7 +21,7 @@ func (c *call) newMeter(what string, total int64) meter {
 	case c.Bool("quiet"):
 		return silence{}
 	case isTerminal(c.App.ErrWriter):
-		return newBar(c.App.ErrWriter, what, total)
+		return newBar(c.App.ErrWriter, what, total, progress.UnitsBytes)
 	}
 	return &plainMeter{w: c.App.ErrWriter, what: what, last: time.Now()}
 }
@@ -55,7 +55,7 @@ type bar struct {
 	rendered chan struct{}
 }
 
-func newBar(w io.Writer, what string, total int64) *bar {
+func newBar(w io.Writer, what string, total int64, units progress.Units) *bar {
 	b := &bar{writer: progress.NewWriter(), what: what, rendered: make(chan struct{})}
 	b.writer.SetOutputWriter(w)
 	b.writer.SetAutoStop(false)
@@ -63,7 +63,7 @@ func newBar(w io.Writer, what string, total int64) *bar {
 	v := &b.writer.Style().Visibility
 	v.ETA, v.Speed, v.Percentage, v.TrackerOverall = total > 0, true, total > 0, false
 	b.writer.SetUpdateFrequency(200 * time.Millisecond)
-	b.tracker = &progress.Tracker{Message: what, Total: total, Units: progress.UnitsBytes, AutoStopDisabled: true}
+	b.tracker = &progress.Tracker{Message: what, Total: total, Units: units, AutoStopDisabled: true}
 	b.writer.AppendTracker(b.tracker)
 	go func() {
 		defer close(b.rendered)
@@ -77,7 +77,13 @@ func (b *bar) set(done int64, remark string) {
 	b.tracker.SetValue(done)
 }
 
+// close may be called again.
 func (b *bar) close() {
+	select {
+	case <-b.rendered:
+		return
+	default:
+	}
 	b.tracker.MarkAsDone()
 	// Stop is lost on a writer that has not begun to render, and then Render would never end.
 	for !b.writer.IsRenderInProgress() {

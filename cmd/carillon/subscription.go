@@ -18,8 +18,8 @@ import (
 const (
 	fhirJSON          = "application/fhir+json"
 	subscriptionsPath = adminPath + "/subscriptions"
-	subscriptionSpec  = "ID=id STATUS=status CRITERIA=criteria CHANNEL=channel ENDPOINT=endpoint PENDING=pending OLDEST_PENDING=oldestPending DEAD=dead LAST_ERROR=lastError.outcome"
-	statusSpec        = "ID=id STATUS=status PAUSED=paused REASON=reason CRITERIA=criteria CHANNEL=channel ENDPOINT=endpoint OWNER=owner VERSION=version END=end EVENTS=events PENDING=pending OLDEST_PENDING=oldestPending DEAD=dead LAST_SUCCESS=lastSuccess LAST_ERROR=lastError.outcome LAST_ERROR_STATUS=lastError.status LAST_ERROR_TIME=lastError.time"
+	subscriptionSpec  = "ID=id STATUS=status CRITERIA=criteria CHANNEL=channel ENDPOINT=endpoint PENDING=pending OLDEST_PENDING=oldestPending DEAD=dead LAST_ERROR=lastError.outcome SENDING=sending"
+	statusSpec        = "ID=id STATUS=status PAUSED=paused SENDING=sending REASON=reason CRITERIA=criteria CHANNEL=channel ENDPOINT=endpoint OWNER=owner VERSION=version END=end EVENTS=events SOCKETS=sockets PENDING=pending OLDEST_PENDING=oldestPending DEAD=dead LAST_SUCCESS=lastSuccess LAST_ERROR=lastError.outcome LAST_ERROR_STATUS=lastError.status LAST_ERROR_TIME=lastError.time"
 	eventSpec         = "NUMBER=number RESOURCE=resource INTERACTION=interaction TIME=time STATE=state ATTEMPTS=attempts OUTCOME=outcome NOT_BEFORE=notBefore"
 )
 
@@ -39,9 +39,20 @@ that is there; without an id the server gives one.`, "carillon subscription crea
 			},
 			{
 				Name: "check", Usage: "tell what the server would say to a Subscription",
-				Description: help("Asks whether a Subscription would be accepted, and stores nothing. The exit code is 0 if it would, else 2.",
+				Description: help(`Asks whether a Subscription would be accepted, and in what it would mean something else than on the
+server that it was written for. Nothing is stored. The file may hold a Bundle, or one resource a line, too. The exit code is 0 if all would
+be accepted, else 2.`,
 					"carillon subscription check -f subscription.json"),
-				Flags: []cli.Flag{file}, Action: action(0, 0, subscriptionCheck),
+				Flags: []cli.Flag{file, fromFlag()}, Action: action(0, 0, subscriptionCheck),
+			},
+			importCommand(),
+			{
+				Name: "test", Usage: "send one notification that is marked as a test", ArgsUsage: "ID [TYPE/ID]",
+				Description: help(`Sends a notification about a resource, or about the newest one that matches, through the Subscription's
+own channel, and prints how it was answered. It has the header X-Carillon-Test: true and no event number, and is
+not tried again. A Subscription that is off or paused can be tried too. The exit code is 0 if it was accepted, else 1.`,
+					"carillon subscription test a1", "carillon subscription test a1 Patient/example"),
+				Action: action(1, 2, subscriptionTest),
 			},
 			{
 				Name: "list", Usage: "list Subscriptions with backlog and last error",
@@ -83,6 +94,7 @@ that is there; without an id the server gives one.`, "carillon subscription crea
 				},
 				Action: action(1, 1, subscriptionEvents),
 			},
+			secretCommand(),
 			{
 				Name: "watch", Usage: "follow a Subscription's events", ArgsUsage: "ID",
 				Description: help("Prints events as they match and as their state changes, until interrupted.", "carillon subscription watch a1"),
@@ -175,51 +187,6 @@ func readHead(body []byte) (resourceHead, error) {
 		return h, errors.New("not a JSON object that is a resource")
 	}
 	return h, nil
-}
-
-func subscriptionCheck(c *call) error {
-	if err := c.need("file"); err != nil {
-		return err
-	}
-	body, err := c.readInput(c.String("file"), 64<<20)
-	if err != nil {
-		return err
-	}
-	cl, err := c.client()
-	if err != nil {
-		return err
-	}
-	a, err := cl.do(c.ctx(), request{method: http.MethodPost, path: "/fhir/Subscription/$validate", contentType: fhirJSON, body: body})
-	if err != nil {
-		return err
-	}
-	if err := a.refusal(); err != nil {
-		return err
-	}
-	if c.out.form != "table" && c.out.form != "csv" {
-		err = c.out.raw(a.body)
-	} else {
-		_, err = fmt.Fprintln(c.App.Writer, first(a.outcome(), "it would be accepted"))
-	}
-	if err == nil && a.hasErrors() {
-		return &exitError{code: exitUsage}
-	}
-	return err
-}
-
-// hasErrors reports whether an OperationOutcome tells of errors: $validate answers 200 also to
-// what it finds wrong.
-func (a answer) hasErrors() bool {
-	var o operationOutcome
-	if json.Unmarshal(a.body, &o) != nil {
-		return false
-	}
-	for _, is := range o.Issue {
-		if is.Severity == "error" || is.Severity == "fatal" {
-			return true
-		}
-	}
-	return false
 }
 
 func subscriptionList(c *call) error {
