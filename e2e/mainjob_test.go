@@ -66,7 +66,7 @@ func TestABadSubscriptionIsRefusedWithTheElementThatIsWrong(t *testing.T) {
 		{"unknown modifier", strings.Replace(good, "family=a", "family:sounds=a", 1), "sounds"},
 		{"no status", strings.Replace(good, `"status":"requested",`, "", 1), "Subscription.status"},
 		{"no endpoint", strings.Replace(good, `"endpoint":"`+e.URL+`",`, "", 1), "Subscription.channel.endpoint"},
-		{"channel this build has not", strings.Replace(good, "rest-hook", "sms", 1), "rest-hook"},
+		{"channel this build has not", strings.Replace(good, "rest-hook", "carrier-pigeon", 1), "this build has"},
 		{"header without colon", strings.Replace(good, `"payload"`, `"header":["nonsense"],"payload"`, 1), "Subscription.channel.header"},
 		{"end in the past", strings.Replace(good, `"reason"`, `"end":"2001-01-01T00:00:00Z","reason"`, 1), "Subscription.end"},
 	} {
