@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -99,19 +98,8 @@ func New(o Options) (*Channel, error) {
 }
 
 func tlsConfig(ca, host string) (*tls.Config, error) {
-	cfg := &tls.Config{ServerName: host, MinVersion: tls.VersionTLS12}
-	if ca == "" {
-		return cfg, nil
-	}
-	pem, err := os.ReadFile(ca)
-	if err != nil {
-		return nil, fmt.Errorf("certificate authority: %w", err)
-	}
-	cfg.RootCAs = x509.NewCertPool()
-	if !cfg.RootCAs.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("certificate authority: %s holds no certificate in PEM form", ca)
-	}
-	return cfg, nil
+	roots, err := far.Authority(ca)
+	return &tls.Config{ServerName: host, MinVersion: tls.VersionTLS12, RootCAs: roots}, err
 }
 
 // Send hands one mail to the server.

@@ -3,7 +3,6 @@ package resthook
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"net"
 	"strings"
@@ -12,6 +11,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/carillon-fhir/carillon/deliver"
+	"github.com/carillon-fhir/carillon/deliver/internal/far"
 	"github.com/carillon-fhir/carillon/match/fhir/record"
 )
 
@@ -31,7 +31,7 @@ func classify(ctx context.Context, err error, handshake bool) *deliver.Error {
 		return failure(record.Timeout, context.Canceled)
 	case errors.Is(err, errResolve):
 		return failure(record.DNSError, resolveText(err))
-	case timedOut(err):
+	case far.TimedOut(err):
 		return failure(record.Timeout, describe(phase(err, handshake), err))
 	case handshake, isTLS(err):
 		return failure(record.TLSError, tlsText(err))
@@ -45,11 +45,6 @@ func classify(ctx context.Context, err error, handshake bool) *deliver.Error {
 		return failure(record.ConnectionReset, errors.New("the answer is not HTTP"))
 	}
 	return failure(record.ConnectionReset, errors.New("the connection ended before an answer"))
-}
-
-func timedOut(err error) bool {
-	var n net.Error
-	return errors.Is(err, context.DeadlineExceeded) || errors.As(err, &n) && n.Timeout()
 }
 
 func phase(err error, handshake bool) string {
@@ -67,12 +62,7 @@ func isDial(err error) bool {
 	return errors.As(err, &op) && op.Op == "dial"
 }
 
-func isTLS(err error) bool {
-	var alert tls.AlertError
-	var header tls.RecordHeaderError
-	var verify *tls.CertificateVerificationError
-	return errors.As(err, &alert) || errors.As(err, &header) || errors.As(err, &verify) || turnedAway(err)
-}
+func isTLS(err error) bool { return far.IsTLS(err) || turnedAway(err) }
 
 // turnedAway reports whether the other side ended TLS just after the handshake, as it does with
 // TLS 1.3 when it wants another client certificate than it was shown.
@@ -82,25 +72,14 @@ func turnedAway(err error) bool {
 		strings.Contains(err.Error(), "http2: client conn could not be established") // net/http has no type for it
 }
 
-// tlsText keeps what helps an operator: why a certificate was not believed.
+// tlsText keeps what helps an operator. What the certificate is wrong in comes first: a server whose
+// certificate we refuse hears of it, and may end the connection on its part.
 func tlsText(err error) error {
 	var verify *tls.CertificateVerificationError
-	var unknown x509.UnknownAuthorityError
-	var host x509.HostnameError
-	var invalid x509.CertificateInvalidError
-	switch {
-	case errors.As(err, &unknown):
-		return errors.New("the certificate is signed by an unknown authority")
-	case errors.As(err, &host):
-		return errors.New("the certificate is for another host")
-	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
-		return errors.New("the certificate has expired or is not yet valid")
-	case errors.As(err, &verify):
-		return errors.New("the certificate cannot be verified")
-	case turnedAway(err):
+	if !errors.As(err, &verify) && turnedAway(err) {
 		return errors.New("the TLS handshake failed: the endpoint ended it, perhaps for want of a client certificate that it knows")
 	}
-	return errors.New("the TLS handshake failed")
+	return far.TLSFault(err)
 }
 
 func resolveText(err error) error {
@@ -108,7 +87,7 @@ func resolveText(err error) error {
 	if errors.As(err, &dns) && dns.IsNotFound {
 		return errors.New("no such host")
 	}
-	if timedOut(err) {
+	if far.TimedOut(err) {
 		return errors.New("the host name was not resolved in time")
 	}
 	return errResolve

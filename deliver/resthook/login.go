@@ -23,6 +23,8 @@ import (
 	"github.com/go-jose/go-jose/v4/jwt"
 	"golang.org/x/oauth2"
 	"golang.org/x/oauth2/clientcredentials"
+
+	"github.com/carillon-fhir/carillon/deliver/internal/far"
 )
 
 // Basic is HTTP's basic authentication.
@@ -246,7 +248,7 @@ func tokenText(err error) error {
 		return fmt.Errorf("%w: %s", errLogin, text)
 	case errors.Is(err, errBlocked):
 		return fmt.Errorf("%w: the token server's address is not allowed", errLogin)
-	case timedOut(err):
+	case far.TimedOut(err):
 		return fmt.Errorf("%w: the token server gave no answer in time", errLogin)
 	case isTLS(err):
 		return fmt.Errorf("%w: the token server: %w", errLogin, tlsText(err))

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -83,18 +82,8 @@ func New(o Options) (*Channel, error) {
 		IdleConnTimeout:        time.Minute,
 		MaxResponseHeaderBytes: 32 << 10,
 	}
-	if o.CA != "" {
-		pem, err := os.ReadFile(o.CA)
-		if err != nil {
-			return nil, fmt.Errorf("certificate authority: %w", err)
-		}
-		pool := x509.NewCertPool()
-		if !pool.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("certificate authority: %s holds no certificate in PEM form", o.CA)
-		}
-		c.transport.TLSClientConfig.RootCAs = pool
-	}
-	return c, nil
+	c.transport.TLSClientConfig.RootCAs, err = far.Authority(o.CA)
+	return c, err
 }
 
 // phase bounds the parts of a new connection.

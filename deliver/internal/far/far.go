@@ -7,8 +7,10 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"syscall"
@@ -31,10 +33,10 @@ func Fault(ctx context.Context, err error) *deliver.Error {
 		return fault(record.Timeout, context.Canceled)
 	case errors.As(err, &dns):
 		return fault(record.DNSError, errors.New("the server's name cannot be resolved"))
-	case ctx.Err() != nil, timedOut(err):
+	case ctx.Err() != nil, TimedOut(err):
 		return fault(record.Timeout, errors.New("no answer in time"))
-	case isTLS(err):
-		return fault(record.TLSError, errors.New(tlsText(err)))
+	case IsTLS(err):
+		return fault(record.TLSError, TLSFault(err))
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return fault(record.ConnectionRefused, errors.New("connection refused"))
 	case errors.As(err, &op) && op.Op == "dial":
@@ -45,31 +47,54 @@ func Fault(ctx context.Context, err error) *deliver.Error {
 	return nil
 }
 
-func timedOut(err error) bool {
+// TimedOut reports whether a wait was too long.
+func TimedOut(err error) bool {
 	var n net.Error
 	return errors.Is(err, context.DeadlineExceeded) || errors.As(err, &n) && n.Timeout()
 }
 
-func isTLS(err error) bool {
+// IsTLS reports whether a connection was made and TLS was not.
+func IsTLS(err error) bool {
 	var alert tls.AlertError
 	var header tls.RecordHeaderError
 	var verify *tls.CertificateVerificationError
 	return errors.As(err, &alert) || errors.As(err, &header) || errors.As(err, &verify)
 }
 
-func tlsText(err error) string {
+// TLSFault keeps of a failed handshake what helps an operator: why a certificate was not believed.
+func TLSFault(err error) error {
+	var verify *tls.CertificateVerificationError
 	var unknown x509.UnknownAuthorityError
 	var host x509.HostnameError
 	var invalid x509.CertificateInvalidError
 	switch {
 	case errors.As(err, &unknown):
-		return "the certificate is signed by an unknown authority"
+		return errors.New("the certificate is signed by an unknown authority")
 	case errors.As(err, &host):
-		return "the certificate is for another host"
+		return errors.New("the certificate is for another host")
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
-		return "the certificate has expired or is not yet valid"
+		return errors.New("the certificate has expired or is not yet valid")
+	case errors.As(err, &verify):
+		return errors.New("the certificate cannot be verified")
 	}
-	return "the TLS handshake failed"
+	return errors.New("the TLS handshake failed")
+}
+
+// Authority reads the PEM file of a private certificate authority; nil, which stands for those of
+// the system, where no file is named.
+func Authority(file string) (*x509.CertPool, error) {
+	if file == "" {
+		return nil, nil
+	}
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("certificate authority: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("certificate authority: %s holds no certificate in PEM form", file)
+	}
+	return pool, nil
 }
 
 // RetryAfter is the wish of the Retry-After header (RFC 9110 10.2.3), seconds or a date; zero for
