@@ -11,16 +11,17 @@
 // Criteria that ask for other resources are told of them by the projection, as they were at the
 // event (repository.go), or by another FHIR server where the configuration says so (upstream.go).
 //
-// A program that embeds a node may bring channels and interceptors along (options.go, package
-// hook); hooks.go puts them around what is sent and into what is matched.
-// Secrets of Subscriptions are sealed before the log has them (vault.go).
-// What became of each attempt is shown as AuditEvents made of the log of outcomes (audit.go, auditsearch.go);
-// who ordered what is written as AuditEvents like any resource (recorded.go).
+// Secrets of Subscriptions are sealed before the log has them (vault.go). What became of each attempt
+// is shown as AuditEvents made of the log of outcomes (audit.go, auditsearch.go); who ordered what is
+// written as AuditEvents like any resource (recorded.go). Replays, purges and triggers go on for a
+// while: they are jobs of the log (jobs.go).
+//
+// What a lane sends is made by render.go and goes out by what channels.go lists. A program that embeds
+// a node may bring channels and interceptors along (options.go, package hook); hooks.go puts them
+// around what is sent and into what is matched. All sending can be stopped (sending.go).
 //
 // stream, match, deliver and store do not know one another. Each says in an interface of its
 // own what it needs; wiring.go holds the few lines that fill them.
-//
-// Replays, purges and triggers go on for a while: they are jobs of the log (jobs.go).
 //
 // A node that is killed at any moment loses nothing that it acknowledged: the logs are synced
 // before an answer is given, and everything else is folded from them again.

@@ -3,8 +3,9 @@
 //
 // One attempt is one request: in style fhir PUT or DELETE of {endpoint}/{Type}/{id}, as HAPI
 // and Smile CDR send it, in style webhook POST to the endpoint as written, as Medplum does. The
-// status decides, 200 to 299 is accepted. Redirects are never followed: a followed POST becomes
-// a GET without a body, and its 200 would be booked as delivered. A request is signed with the
+// status decides: 200 to 299 is accepted, unless the Subscription's success codes say otherwise.
+// Redirects are never followed: a followed POST becomes a GET without a body, and its 200 would be
+// booked as delivered. A request is signed with the
 // secrets of its Subscription (Standard Webhooks, and Medplum's X-Signature).
 //
 // An endpoint is named by whoever may write a Subscription, so it is not trusted. Every
