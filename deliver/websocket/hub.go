@@ -248,11 +248,11 @@ func (h *Hub) Changed(id fhir.ID) {
 	}
 }
 
-// Open is how many sockets there are, and Bound how many of them are bound to a Subscription.
+// Open is how many sockets take a place of the limit: one that is ending does until it has ended.
 func (h *Hub) Open() int {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
-	return len(h.all)
+	return h.open
 }
 
 // Bound is how many sockets are bound to a Subscription here.
